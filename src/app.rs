@@ -1,0 +1,395 @@
+//! The composition root: what is made of what, in which order it starts, and in which it stops.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tower::retry::backoff::ExponentialBackoffMaker;
+use tower::util::rng::HasherRng;
+
+use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
+use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
+use crate::directory::{
+    self, Clock, CommitterSettings, Directory, Ingredients, Mutation, NewCell, Refused, Settings,
+    StackSettings,
+};
+use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
+use crate::embedded::{Embedded, EmbeddedError};
+use crate::grpc::{self, BoundServer, ServeError, ServerSettings};
+use crate::store::dynamodb::{
+    self, DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, tables,
+};
+use crate::store::{Store, StoreError};
+use crate::tasks::Tasks;
+use crate::telemetry::rpc::RpcTracer;
+use crate::telemetry::{self, Telemetry, TelemetryConfig, TelemetryError, TenantLabel};
+
+/// How long background tasks may take to end.
+const TASKS_STOPPING: Duration = Duration::from_secs(10);
+
+/// Jitter of pauses between attempts: each is within this share of its length.
+const JITTER: f64 = 0.5;
+
+/// The cells of `celld dev`.
+const DEMO_CELLS: [(&str, &str); 3] =
+    [("cell-a", "eu-west-1"), ("cell-b", "us-east-1"), ("cell-c", "ap-southeast-2")];
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("cannot start the runtime: {0}")]
+    Runtime(std::io::Error),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("{0}")]
+    Tables(#[from] StoreError),
+    #[error("table_prefix {0}")]
+    TablePrefix(Invalid),
+    #[error("cannot read {file}: {source}")]
+    Read { file: String, source: std::io::Error },
+    #[error("default_cell {0}")]
+    DefaultCell(Invalid),
+    #[error("cannot register the demo cells: {0}")]
+    DemoCells(directory::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
+    #[error(
+        "this deletes every placement: repeat the table prefix to confirm: --confirm-prefix {0:?}"
+    )]
+    NotConfirmed(String),
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
+    #[error("a background task failed; the log says which")]
+    TaskFailed,
+}
+
+/// Does what was asked for. The process's exit code.
+pub fn main(invocation: Invocation) -> ExitCode {
+    match run(invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("celld: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(invocation: Invocation) -> Result<(), AppError> {
+    if invocation.command == Command::ConfigShow {
+        return say(&config::show(&invocation));
+    }
+    let config = invocation.config;
+    let telemetry = telemetry::init(&telemetry_config(&config), &instance_id())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(AppError::Runtime)?;
+    let ended = match invocation.command {
+        Command::Dev => dev(&config, &telemetry, &runtime),
+        Command::Serve => {
+            let endpoint = config.dynamodb_endpoint.as_ref().map(ToString::to_string);
+            runtime.block_on(async {
+                let served = Served::start(&config, endpoint, &telemetry).await?;
+                let listening = format!("celld serves gRPC on {}\n", served.address());
+                served.run(&config, &telemetry, async |_| say(&listening)).await
+            })
+        }
+        Command::Tables(command) => runtime.block_on(run_tables(&config, command)),
+        Command::ConfigShow => Ok(()),
+    };
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    telemetry.shutdown();
+    ended
+}
+
+fn dev(
+    config: &Config,
+    telemetry: &Telemetry,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<(), AppError> {
+    // Dropped last: it outlives everything that calls it.
+    let embedded = Embedded::start(&config.data_dir, config.dev_dynamodb_listen)?;
+    let endpoint = embedded.endpoint();
+    let mut config = config.clone();
+    config.default_cell.get_or_insert_with(|| DEMO_CELLS[0].0.to_owned());
+    runtime.block_on(async {
+        let client = connect(&config, Some(endpoint.clone())).await;
+        tables::create(&client, &table_names(&config)?).await?;
+        let served = Served::start(&config, Some(endpoint.clone()), telemetry).await?;
+        let address = served.address();
+        let started = async |directory: &Directory| {
+            register_demo_cells(directory).await?;
+            say(&greeting(address, &endpoint, &config))
+        };
+        served.run(&config, telemetry, started).await
+    })
+}
+
+/// A directory whose tasks run, and a server that is bound.
+struct Served {
+    directory: Directory,
+    server: BoundServer,
+    tasks: Tasks,
+}
+
+impl Served {
+    async fn start(
+        config: &Config,
+        endpoint: Option<String>,
+        telemetry: &Telemetry,
+    ) -> Result<Self, AppError> {
+        let settings = settings(config)?;
+        // Bound first: a second celld on the same address fails before it touches anything.
+        let server = BoundServer::bind(config.listen).await?;
+        let client = connect(config, endpoint).await;
+        let names = table_names(config)?;
+        match tables::verify(&client, &names).await {
+            // What is out of order for now may come back: nothing is known yet, and answers say so.
+            Err(error) if error.transient() => {
+                tracing::warn!(%error, "the tables cannot be looked at yet");
+            }
+            verified => verified?,
+        }
+        let store_settings =
+            StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
+        let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
+        let tasks = Tasks::new();
+        let ingredients = Ingredients {
+            store: Store { placements: store.clone(), journal: store },
+            policy: policy_of(config.assignment_policy),
+            clock: Clock::system(),
+            metrics: telemetry.decision_metrics(),
+            settings,
+        };
+        let directory = Directory::start(ingredients, &tasks);
+        Ok(Self { directory, server, tasks })
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Serves until a signal comes or a task fails. Stops in order: no new calls, calls under way, background tasks.
+    async fn run(
+        self,
+        config: &Config,
+        telemetry: &Telemetry,
+        started: impl AsyncFnOnce(&Directory) -> Result<(), AppError>,
+    ) -> Result<(), AppError> {
+        let Self { directory, server, tasks } = self;
+        let stop = CancellationToken::new();
+        let settings = server_settings(config, telemetry)?;
+        let serving = server.serve(directory.clone(), settings, stop.clone());
+        let guarding = async {
+            let ended = tokio::select! {
+                signal = signalled() => signal,
+                () = tasks.failure() => Err(AppError::TaskFailed),
+                Err(error) = started(&directory) => Err(error),
+            };
+            stop.cancel();
+            ended
+        };
+        let (served, guarded) = tokio::join!(
+            async {
+                let served = serving.await;
+                // A server that ends by itself must not leave the other half waiting for a signal.
+                stop.cancel();
+                served
+            },
+            async {
+                tokio::select! {
+                    ended = guarding => ended,
+                    () = stop.cancelled() => Ok(()),
+                }
+            }
+        );
+        if !tasks.stop(TASKS_STOPPING).await {
+            tracing::warn!("background tasks did not end in time");
+        }
+        served?;
+        guarded
+    }
+}
+
+async fn run_tables(config: &Config, command: TablesCommand) -> Result<(), AppError> {
+    let endpoint = config.dynamodb_endpoint.as_ref().map(ToString::to_string);
+    let client = connect(config, endpoint).await;
+    let names = table_names(config)?;
+    let reports = match command {
+        TablesCommand::Create => tables::create(&client, &names).await?,
+        TablesCommand::Describe => tables::describe(&client, &names).await?,
+        TablesCommand::Delete { confirm_prefix } => {
+            if confirm_prefix.as_ref() != Some(&config.table_prefix) {
+                return Err(AppError::NotConfirmed(config.table_prefix.clone()));
+            }
+            tables::delete(&client, &names).await?
+        }
+    };
+    let lines: Vec<_> = reports.iter().map(ToString::to_string).collect();
+    say(&format!("{}\n", lines.join("\n")))
+}
+
+async fn connect(config: &Config, endpoint: Option<String>) -> aws_sdk_dynamodb::Client {
+    let options = DynamoDbOptions {
+        endpoint,
+        region: config.region.clone(),
+        read_timeout: config.read_timeout,
+        commit_timeout: config.commit_timeout,
+        ..DynamoDbOptions::default()
+    };
+    dynamodb::connect(&options).await
+}
+
+fn table_names(config: &Config) -> Result<TableNames, AppError> {
+    TableNames::with_prefix(&config.table_prefix).map_err(AppError::TablePrefix)
+}
+
+async fn signalled() -> Result<(), AppError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Registers the cells of the demo that are not registered yet.
+async fn register_demo_cells(directory: &Directory) -> Result<(), AppError> {
+    directory.ready(&CancellationToken::new()).await;
+    for (id, region) in DEMO_CELLS {
+        let cell = demo_cell(id, region).map_err(AppError::DefaultCell)?;
+        match directory.create_cell(cell, Mutation::default()).await {
+            Ok(_) | Err(directory::Error::Refused(Refused::CellExists { .. })) => {}
+            Err(error) => return Err(AppError::DemoCells(error)),
+        }
+    }
+    Ok(())
+}
+
+fn demo_cell(id: &str, region: &str) -> Result<NewCell, Invalid> {
+    Ok(NewCell {
+        id: CellId::new(id)?,
+        region: Region::new(region)?,
+        endpoint: Endpoint::new(format!("https://{id}.example.com"))?,
+        labels: Labels::new([("tier".to_owned(), "standard".to_owned())].into())?,
+        weight: Weight::DEFAULT,
+        capacity: None,
+        state: CellState::Active,
+    })
+}
+
+fn greeting(address: SocketAddr, endpoint: &str, config: &Config) -> String {
+    let tls = if config.tls_cert.is_some() { "-insecure" } else { "-plaintext" };
+    format!(
+        "\
+celld serves gRPC on {address}
+embedded DynamoDB on {endpoint}, data in {data}
+
+try:
+  grpcurl {tls} -d '{{\"partition_key\": \"customer-12345\", \"explain\": true}}' {address} cells.v1.CellDirectory/Resolve
+  grpcurl {tls} -d '{{\"partition_keys\": [\"customer-12345\", \"customer-67890\"]}}' {address} cells.v1.CellDirectory/BatchResolve
+  grpcurl {tls} {address} cells.v1.CellAdmin/ListCells
+",
+        data = config.data_dir.display(),
+    )
+}
+
+/// Standard output is for people and scripts; logs go to standard error.
+fn say(text: &str) -> Result<(), AppError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(AppError::Output)
+}
+
+fn settings(config: &Config) -> Result<Settings, AppError> {
+    let default_cell = config.default_cell.clone().map(CellId::new).transpose();
+    Ok(Settings {
+        stack: StackSettings {
+            default_cell: default_cell.map_err(AppError::DefaultCell)?,
+            lookup_budget: config.lookup_budget,
+            attempts: config.retry_attempts,
+            backoff: backoff(config),
+            retry_ratio: config.retry_budget_ratio,
+            retry_floor: config.retry_budget_floor,
+        },
+        committer: CommitterSettings {
+            commit_budget: config.commit_budget,
+            request_retention: config.request_id_retention,
+        },
+        memory_placements: usize::try_from(config.memory_placements).unwrap_or(usize::MAX),
+        journal_poll_interval: config.journal_poll_interval,
+        sweep_interval: config.sweep_interval,
+        batch_concurrency: usize::try_from(config.batch_concurrency).unwrap_or(1),
+    })
+}
+
+fn backoff(config: &Config) -> ExponentialBackoffMaker {
+    let (min, max) = (config.retry_backoff_min, config.retry_backoff_max);
+    ExponentialBackoffMaker::new(min, max, JITTER, HasherRng::new())
+        // Unreachable: the configuration keeps the bounds in order.
+        .unwrap_or_default()
+}
+
+fn policy_of(policy: AssignmentPolicy) -> Arc<dyn policy::AssignmentPolicy> {
+    match policy {
+        AssignmentPolicy::Rendezvous => Arc::new(Constrained(Rendezvous)),
+        AssignmentPolicy::LeastLoaded => Arc::new(Constrained(TwoChoices)),
+    }
+}
+
+fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerSettings, AppError> {
+    let tls = match (&config.tls_cert, &config.tls_key) {
+        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        _ => None,
+    };
+    let tenants = match (&config.tenant_hash_key, config.clear_tenants) {
+        (_, true) => TenantLabel::clear(),
+        (Some(key), false) => TenantLabel::keyed(key.expose().as_bytes()),
+        (None, false) => TenantLabel::random(),
+    };
+    Ok(ServerSettings {
+        tls,
+        max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
+        max_concurrent_streams: config.max_concurrent_streams,
+        drain_timeout: config.drain_timeout,
+        tracer: RpcTracer {
+            head: telemetry.head_sampler(),
+            late: telemetry.late_spans(),
+            metrics: telemetry.rpc_metrics(grpc::methods()),
+            tenants,
+        },
+        traced: telemetry.is_exporting(),
+    })
+}
+
+fn read(file: &std::path::Path) -> Result<Vec<u8>, AppError> {
+    let named = |source| AppError::Read { file: file.display().to_string(), source };
+    std::fs::read(file).map_err(named)
+}
+
+fn telemetry_config(config: &Config) -> TelemetryConfig {
+    TelemetryConfig {
+        otlp_endpoint: config.otlp_endpoint.as_ref().map(ToString::to_string),
+        otlp_timeout: config.otlp_timeout,
+        trace_sample_ratio: config.trace_sample_ratio,
+        metrics_interval: config.metrics_interval,
+        log_format: match config.log_format {
+            config::LogFormat::Text => telemetry::LogFormat::Text,
+            config::LogFormat::Json => telemetry::LogFormat::Json,
+        },
+        log_filter: config.log_filter.clone(),
+    }
+}
+
+/// Tells this process from other replicas in telemetry: random, as nothing else is sure to differ.
+fn instance_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}

@@ -1,0 +1,551 @@
+//! Every configuration key, defined once: name, type, default, bounds and help text.
+//!
+//! A field of [`Config`] *is* the key: its name is the TOML key, in kebab-case the flag, in upper case with `CELLD_` in
+//! front the environment variable, and its doc comment the help text. The layers (`layers.rs`) learn what a key
+//! accepts from the value parser given here, so that no layer can be laxer than another.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{ArgAction, FromArgMatches, ValueEnum};
+
+/// Lowest and highest value of each bounded key; both ends are allowed.
+pub mod bound {
+    use std::ops::RangeInclusive;
+    use std::time::Duration;
+
+    type Span = RangeInclusive<Duration>;
+
+    const MS: Duration = Duration::from_millis(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+
+    const fn days(days: u64) -> Duration {
+        Duration::from_secs(days * 24 * 60 * 60)
+    }
+
+    pub const LOOKUP_BUDGET: Span = Duration::from_millis(10)..=MINUTE;
+    pub const READ_TIMEOUT: Span = MS..=MINUTE;
+    pub const COMMIT_TIMEOUT: Span = MS..=MINUTE;
+    pub const COMMIT_BUDGET: Span = MS..=Duration::from_secs(5 * 60);
+    pub const RETRY_BACKOFF: Span = MS..=MINUTE;
+    pub const JOURNAL_POLL_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
+    pub const SWEEP_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
+    pub const EXPIRY_GRACE: Span = HOUR..=days(365);
+    /// Never below the ten minutes for which DynamoDB itself keeps a client request token.
+    pub const REQUEST_ID_RETENTION: Span = Duration::from_secs(10 * 60)..=days(90);
+    pub const DRAIN_TIMEOUT: Span = Duration::ZERO..=HOUR;
+    pub const OTLP_TIMEOUT: Span = Duration::from_millis(10)..=MINUTE;
+    pub const METRICS_INTERVAL: Span = Duration::from_millis(100)..=Duration::from_secs(10 * 60);
+
+    pub const RETRY_ATTEMPTS: RangeInclusive<u32> = 1..=10;
+    pub const RETRY_BUDGET_RATIO: RangeInclusive<f32> = 0.0..=1.0;
+    pub const RETRY_BUDGET_FLOOR: RangeInclusive<u32> = 0..=10_000;
+    pub const MEMORY_PLACEMENTS: RangeInclusive<u64> = 1_000..=100_000_000;
+    pub const BATCH_CONCURRENCY: RangeInclusive<u32> = 1..=1024;
+    pub const MAX_MESSAGE_BYTES: RangeInclusive<u32> = 1024..=67_108_864;
+    pub const MAX_CONCURRENT_STREAMS: RangeInclusive<u32> = 1..=100_000;
+    pub const TRACE_SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
+
+    /// Characters of a table prefix. DynamoDB allows 255 for the whole name; the rest is for our names and cell ids.
+    pub const TABLE_PREFIX_CHARS: usize = 64;
+    /// Characters of a cell id; the domain's own limit.
+    pub const CELL_ID_CHARS: usize = 63;
+    /// Characters of a Region, as the domain has it for cells.
+    pub const REGION_CHARS: usize = 32;
+    /// Fewer characters than this could be guessed, and with them every hashed tenant.
+    pub const TENANT_HASH_KEY_MIN_CHARS: usize = 16;
+}
+
+/// The effective configuration of one `celld` process: typed, each value within its bounds, and consistent as a whole
+/// (see [`super::parse`] for the rules that span keys).
+// The comments below are the help texts.
+#[derive(Clone, Debug, PartialEq, clap::Args)]
+#[group(skip)]
+pub struct Config {
+    /// Address on which to serve gRPC, as IP:PORT (port 0 picks a free one); beyond loopback it takes TLS or --insecure
+    #[arg(long, default_value = "127.0.0.1:50051", value_parser = address)]
+    pub listen: SocketAddr,
+
+    /// Allow plaintext gRPC on an address beyond loopback, for networks that encrypt by themselves, such as a mesh
+    #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub insecure: bool,
+
+    /// PEM file with the server's certificate chain; goes with --tls-key (absent: plaintext)
+    #[arg(long)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of --tls-cert
+    #[arg(long)]
+    pub tls_key: Option<PathBuf>,
+
+    /// Put before the name of every table, at most 64 characters of A-Z a-z 0-9 _ . - (default: nothing)
+    #[arg(long, default_value = "", value_parser = table_prefix)]
+    pub table_prefix: String,
+
+    /// DynamoDB endpoint for `serve` and `tables`, an http or https URL (absent: that of AWS in the region)
+    #[arg(long, value_parser = url)]
+    pub dynamodb_endpoint: Option<HttpUrl>,
+
+    /// AWS Region of the directory's own tables (absent: whatever the AWS default chain finds)
+    #[arg(long, value_parser = region)]
+    pub region: Option<String>,
+
+    /// Directory in which `dev` keeps its embedded database; made if missing
+    #[arg(long, default_value = "./data")]
+    pub data_dir: PathBuf,
+
+    /// Loopback address on which `dev` serves its embedded DynamoDB, as IP:PORT
+    #[arg(long, default_value = "127.0.0.1:50052", value_parser = loopback_address)]
+    pub dev_dynamodb_listen: SocketAddr,
+
+    /// Cell to answer when neither memory nor the table can (absent: such lookups are UNAVAILABLE)
+    #[arg(long, value_parser = cell_id)]
+    pub default_cell: Option<String>,
+
+    /// How a new tenant's cell is chosen
+    #[arg(long, value_enum, default_value = "rendezvous")]
+    pub assignment_policy: AssignmentPolicy,
+
+    /// Longest time a lookup may take, retries included, 10ms to 1m
+    #[arg(long, default_value = "1s", value_parser = duration(bound::LOOKUP_BUDGET))]
+    pub lookup_budget: Duration,
+
+    /// Longest time one attempt at a table read may take, 1ms to 1m; the lookup budget cuts it shorter
+    #[arg(long, default_value = "300ms", value_parser = duration(bound::READ_TIMEOUT))]
+    pub read_timeout: Duration,
+
+    /// Longest time one attempt at a transaction may take, 1ms to 1m
+    #[arg(long, default_value = "1s", value_parser = duration(bound::COMMIT_TIMEOUT))]
+    pub commit_timeout: Duration,
+
+    /// Longest time a change may take, retries and read-backs included, 1ms to 5m; at least --commit-timeout
+    #[arg(long, default_value = "5s", value_parser = duration(bound::COMMIT_BUDGET))]
+    pub commit_budget: Duration,
+
+    /// Attempts at one table request, the first included, 1 to 10
+    #[arg(long, default_value = "3", value_parser = number(bound::RETRY_ATTEMPTS))]
+    pub retry_attempts: u32,
+
+    /// Shortest wait before a retry, 1ms to 1m
+    #[arg(long, default_value = "5ms", value_parser = duration(bound::RETRY_BACKOFF))]
+    pub retry_backoff_min: Duration,
+
+    /// Longest wait before a retry, 1ms to 1m; at least --retry-backoff-min
+    #[arg(long, default_value = "100ms", value_parser = duration(bound::RETRY_BACKOFF))]
+    pub retry_backoff_max: Duration,
+
+    /// Extra requests that retries may add, as a share of all requests, 0 to 1
+    #[arg(long, default_value = "0.2", value_parser = number(bound::RETRY_BUDGET_RATIO))]
+    pub retry_budget_ratio: f32,
+
+    /// Retries per second that are allowed however few requests there are, 0 to 10000
+    #[arg(long, default_value = "10", value_parser = number(bound::RETRY_BUDGET_FLOOR))]
+    pub retry_budget_floor: u32,
+
+    /// Placements kept in memory, 1000 to 100000000
+    #[arg(long, default_value = "1000000", value_parser = number(bound::MEMORY_PLACEMENTS))]
+    pub memory_placements: u64,
+
+    /// Time between two polls of the journal, 10ms to 1m
+    #[arg(long, default_value = "250ms", value_parser = duration(bound::JOURNAL_POLL_INTERVAL))]
+    pub journal_poll_interval: Duration,
+
+    /// Time between two sweeps for expired placements, 10ms to 1h
+    #[arg(long, default_value = "1s", value_parser = duration(bound::SWEEP_INTERVAL))]
+    pub sweep_interval: Duration,
+
+    /// Time from a placement's expiry until DynamoDB's own TTL may delete the item, 1h to 365d
+    #[arg(long, default_value = "30d", value_parser = duration(bound::EXPIRY_GRACE))]
+    pub expiry_grace: Duration,
+
+    /// Time for which a request_id is remembered, so that a repeated call has one effect, 10m to 90d
+    #[arg(long, default_value = "24h", value_parser = duration(bound::REQUEST_ID_RETENTION))]
+    pub request_id_retention: Duration,
+
+    /// Keys of one batch call that are worked on at the same time, 1 to 1024
+    #[arg(long, default_value = "64", value_parser = number(bound::BATCH_CONCURRENCY))]
+    pub batch_concurrency: u32,
+
+    /// Largest gRPC message accepted, in bytes, 1024 to 67108864
+    #[arg(long, default_value = "4194304", value_parser = number(bound::MAX_MESSAGE_BYTES))]
+    pub max_message_bytes: u32,
+
+    /// Calls open at the same time on one HTTP/2 connection, 1 to 100000
+    #[arg(long, default_value = "1000", value_parser = number(bound::MAX_CONCURRENT_STREAMS))]
+    pub max_concurrent_streams: u32,
+
+    /// Time that open calls get to finish at shutdown, 0s to 1h
+    #[arg(long, default_value = "30s", value_parser = duration(bound::DRAIN_TIMEOUT))]
+    pub drain_timeout: Duration,
+
+    /// OTLP/gRPC collector for traces and metrics, an http or https URL (absent: nothing is exported)
+    #[arg(long, value_parser = url)]
+    pub otlp_endpoint: Option<HttpUrl>,
+
+    /// Longest time one export may take, 10ms to 1m
+    #[arg(long, default_value = "5s", value_parser = duration(bound::OTLP_TIMEOUT))]
+    pub otlp_timeout: Duration,
+
+    /// Share of new traces that are recorded, 0 to 1; a sampled parent is followed, failures are always recorded
+    #[arg(long, default_value = "0.01", value_parser = number(bound::TRACE_SAMPLE_RATIO))]
+    pub trace_sample_ratio: f64,
+
+    /// Time between two exports of metrics, 100ms to 10m
+    #[arg(long, default_value = "10s", value_parser = duration(bound::METRICS_INTERVAL))]
+    pub metrics_interval: Duration,
+
+    /// Form of log lines
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// What to log, in tracing's filter syntax, such as info,cell_directory=debug
+    #[arg(long, default_value = "info", value_parser = log_filter)]
+    pub log_filter: String,
+
+    /// Write tenants in clear to spans and logs, instead of a keyed hash
+    #[arg(long, default_value = "false", action = ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub clear_tenants: bool,
+
+    /// Key under which tenants are hashed in spans and logs, at least 16 characters; prefer the environment or the
+    /// file, since other users of the host can read flags (absent: a random key for each process)
+    #[arg(long, value_parser = secret)]
+    pub tenant_hash_key: Option<Secret>,
+}
+
+impl Default for Config {
+    /// What an empty command line, environment and file give.
+    fn default() -> Self {
+        let command = <Config as clap::Args>::augment_args(
+            clap::Command::new("defaults").no_binary_name(true),
+        );
+        command
+            .try_get_matches_from(std::iter::empty::<&str>())
+            .and_then(|matches| Config::from_arg_matches(&matches))
+            .expect("the defaults are literals in this file, and a test parses them")
+    }
+}
+
+/// How a new tenant's cell is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AssignmentPolicy {
+    /// Weighted rendezvous hashing: needs no state, and moves the least when the cells change
+    Rendezvous,
+    /// The cell with the most free capacity
+    LeastLoaded,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line an event
+    Text,
+    /// One JSON object an event
+    Json,
+}
+
+/// An absolute `http` or `https` URL, kept as it was written. It holds no user, password, query or fragment, so that it
+/// can be shown and logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpUrl(String);
+
+impl HttpUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HttpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Text that neither `Debug` nor `config show` may reveal; it has no `Display` on purpose.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(set)")
+    }
+}
+
+// ---- value parsers: each error says what is expected, since the caller adds the key, the layer and the value ----
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected IP:PORT, such as 127.0.0.1:50051 or [::1]:50051".to_owned())
+}
+
+/// Whether only this host can reach the address; an IPv4 address in IPv6 clothes counts as what it is.
+pub(super) fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// The embedded DynamoDB has no access control at all, hence no way to open it to others.
+fn loopback_address(text: &str) -> Result<SocketAddr, String> {
+    address(text).ok().filter(is_loopback).ok_or_else(|| {
+        "expected IP:PORT with a loopback IP, such as 127.0.0.1:50052, because it serves without any access control"
+            .to_owned()
+    })
+}
+
+fn duration(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        humantime::parse_duration(text).ok().filter(|value| range.contains(value)).ok_or_else(
+            || {
+                format!(
+                    "expected a duration from {} to {}, such as 250ms or 2h",
+                    short(*range.start()),
+                    short(*range.end())
+                )
+            },
+        )
+    }
+}
+
+/// A duration in the largest unit that holds it without a remainder (`90s`, not `1m 30s`), in a form that parses again.
+pub(super) fn short(duration: Duration) -> String {
+    const UNITS: [(u128, &str); 7] = [
+        (86_400_000_000_000, "d"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+        (1, "ns"),
+    ];
+    let nanos = duration.as_nanos();
+    match UNITS.iter().find(|(unit, _)| nanos > 0 && nanos.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", nanos / unit),
+        None => "0s".to_owned(),
+    }
+}
+
+fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + fmt::Display + Clone + Send + Sync + 'static,
+{
+    // NaN is in no range, so it is refused with the rest
+    move |text| {
+        text.parse()
+            .ok()
+            .filter(|value| range.contains(value))
+            .ok_or_else(|| format!("expected a number from {} to {}", range.start(), range.end()))
+    }
+}
+
+fn url(text: &str) -> Result<HttpUrl, String> {
+    let well_formed = |uri: &http::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && !text.contains(['?', '#'])
+    };
+    match text.parse::<http::Uri>() {
+        Ok(uri) if well_formed(&uri) => Ok(HttpUrl(text.to_owned())),
+        _ => Err("expected a URL such as http://localhost:8000, without user, password and query"
+            .to_owned()),
+    }
+}
+
+fn table_prefix(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    if text.len() <= bound::TABLE_PREFIX_CHARS && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "expected at most {} characters of A-Z a-z 0-9 _ . -",
+            bound::TABLE_PREFIX_CHARS
+        ))
+    }
+}
+
+/// `[a-z0-9][a-z0-9-]*` of at most `max` characters. A Region is held to no list: new ones open, and test doubles have
+/// their own.
+fn is_name(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len())
+        && !text.starts_with('-')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+fn cell_id(text: &str) -> Result<String, String> {
+    if is_name(text, bound::CELL_ID_CHARS) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a cell id: 1 to 63 characters of a-z 0-9 -, the first not -".to_owned())
+    }
+}
+
+fn region(text: &str) -> Result<String, String> {
+    if is_name(text, bound::REGION_CHARS) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected an AWS Region, such as eu-west-1".to_owned())
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => {
+            Err("expected a tracing filter, such as info or info,cell_directory=debug".to_owned())
+        }
+    }
+}
+
+/// Accepts anything: clap repeats a refused value in its message, so the length is checked later, by us.
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use std::ffi::OsString;
+
+    fn with_flag(key: &str, value: &str) -> Result<Config, String> {
+        let flag = format!("--{}={value}", key.replace('_', "-"));
+        parse(["celld", "serve", &flag].map(OsString::from), [])
+            .map(|invocation| invocation.config)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Key, lowest, highest, just below, just above. The cross-field rules are kept out of the way by choosing keys
+    /// whose partner's default does not interfere, or by testing the partner in `mod.rs`.
+    const EDGES: &[(&str, &str, &str, &str, &str)] = &[
+        ("lookup_budget", "10ms", "1m", "9ms", "61s"),
+        ("read_timeout", "1ms", "1m", "999us", "61s"),
+        ("retry_attempts", "1", "10", "0", "11"),
+        ("retry_budget_ratio", "0", "1", "-0.1", "1.1"),
+        ("retry_budget_floor", "0", "10000", "-1", "10001"),
+        ("memory_placements", "1000", "100000000", "999", "100000001"),
+        ("journal_poll_interval", "10ms", "1m", "9ms", "61s"),
+        ("sweep_interval", "10ms", "1h", "9ms", "61m"),
+        ("expiry_grace", "1h", "365d", "59m", "366d"),
+        ("request_id_retention", "10m", "90d", "9m", "91d"),
+        ("batch_concurrency", "1", "1024", "0", "1025"),
+        ("max_message_bytes", "1024", "67108864", "1023", "67108865"),
+        ("max_concurrent_streams", "1", "100000", "0", "100001"),
+        ("drain_timeout", "0s", "1h", "-1s", "61m"),
+        ("otlp_timeout", "10ms", "1m", "9ms", "61s"),
+        ("trace_sample_ratio", "0", "1", "NaN", "inf"),
+        ("metrics_interval", "100ms", "10m", "99ms", "11m"),
+    ];
+
+    #[test]
+    fn bounds_hold_at_their_edges_and_the_help_text_tells_them() {
+        let command = <Config as clap::Args>::augment_args(clap::Command::new("celld"));
+        for (key, lowest, highest, below, above) in EDGES {
+            for allowed in [lowest, highest] {
+                assert!(
+                    with_flag(key, allowed).is_ok(),
+                    "{key} = {allowed}: {:?}",
+                    with_flag(key, allowed)
+                );
+            }
+            for refused in [below, above, &"x", &""] {
+                let error = with_flag(key, refused).expect_err(&format!("{key} = {refused}"));
+                assert!(
+                    error.contains(&format!("from {lowest} to {highest}")),
+                    "{key} = {refused}: {error}"
+                );
+                assert!(error.contains(&key.replace('_', "-")), "{error}");
+            }
+            let arg = command.get_arguments().find(|arg| arg.get_id() == *key).expect(key);
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("{lowest} to {highest}")), "{key}: {help}");
+        }
+    }
+
+    #[test]
+    fn shapes_of_text_values() {
+        let fine = [
+            ("listen", "[::1]:0"),
+            ("listen", "[::ffff:127.0.0.1]:1"),
+            ("table_prefix", "Prod_1.eu-"),
+            ("dynamodb_endpoint", "http://localhost:8000"),
+            ("dynamodb_endpoint", "https://[::1]:8000/path"),
+            ("region", "eu-west-1"),
+            ("default_cell", "cell-a"),
+            ("log_filter", "info,cell_directory=debug"),
+            ("assignment_policy", "least-loaded"),
+            ("log_format", "json"),
+            ("insecure", "false"),
+        ];
+        for (key, value) in fine {
+            assert!(with_flag(key, value).is_ok(), "{key} = {value}: {:?}", with_flag(key, value));
+        }
+        let (long_prefix, long_cell) = ("p".repeat(65), "c".repeat(64));
+        let long_region = "r".repeat(33);
+        let refused = [
+            ("listen", "localhost"),
+            ("listen", ""),
+            ("table_prefix", "a b"),
+            ("table_prefix", "ä"),
+            ("table_prefix", &long_prefix),
+            ("dynamodb_endpoint", "localhost:8000"),
+            ("dynamodb_endpoint", "ftp://localhost"),
+            ("dynamodb_endpoint", "http://"),
+            ("dynamodb_endpoint", "/x"),
+            ("otlp_endpoint", "http://user:pass@collector:4317"),
+            ("otlp_endpoint", "http://collector:4317?token=x"),
+            ("region", "EU West"),
+            ("region", &long_region),
+            ("default_cell", "-a"),
+            ("default_cell", "Cell"),
+            ("default_cell", ""),
+            ("default_cell", &long_cell),
+            ("dev_dynamodb_listen", "0.0.0.0:50052"),
+            ("log_filter", "info,x=loud"),
+            ("assignment_policy", "random"),
+            ("insecure", "yes"),
+            ("data_dir", ""),
+        ];
+        for (key, value) in refused {
+            assert!(with_flag(key, value).is_err(), "{key} = {value}");
+        }
+    }
+
+    #[test]
+    fn short_durations_are_exact_and_parse_again() {
+        for (duration, text) in [
+            (Duration::ZERO, "0s"),
+            (Duration::from_millis(1500), "1500ms"),
+            (Duration::from_secs(90), "90s"),
+            (Duration::from_secs(365 * 86_400), "365d"),
+            (Duration::from_micros(1_001), "1001us"),
+        ] {
+            assert_eq!(short(duration), text);
+            assert_eq!(humantime::parse_duration(text).expect(text), duration);
+        }
+    }
+
+    #[test]
+    fn debug_hides_the_secret_and_expose_gives_it() {
+        let config =
+            with_flag("tenant_hash_key", "0123456789abcdef").expect("a key of 16 characters");
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+        assert_eq!(config.tenant_hash_key.expect("set").expose(), "0123456789abcdef");
+    }
+}

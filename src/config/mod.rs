@@ -1,0 +1,619 @@
+//! Configuration of `celld`: flags over `CELLD_*` variables over a TOML file over defaults.
+//!
+//! One definition per key ([`Config`] in `keys.rs`) serves all layers. The command line is parsed twice: once for the
+//! flags alone, which also finds `--config`, and once more with the values of the lower layers (`layers.rs`) in place of
+//! the built-in defaults. Clap then does the overriding, and knows which values came from flags.
+//!
+//! Invariants: nothing is read that was not named (no default file); a key or value nobody understands is an error, never
+//! ignored, because a setting that silently has no effect is found in the worst hour; no secret reaches an error, `Debug` or
+//! `config show`.
+
+mod keys;
+mod layers;
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use keys::{AssignmentPolicy, Config, HttpUrl, LogFormat, Secret, bound};
+use layers::{Kind, Layer};
+
+/// What the process was asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Serve with an embedded DynamoDB: no AWS, no network
+    Dev,
+    /// Serve on DynamoDB
+    Serve,
+    /// Manage the directory's own tables
+    Tables(TablesCommand),
+    /// Print the effective configuration
+    ConfigShow,
+}
+
+/// What to do with the directory's own tables.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum TablesCommand {
+    /// Create the tables that are missing
+    Create,
+    /// Print the state of the tables
+    Describe,
+    /// Delete the tables with everything in them
+    Delete {
+        /// The table prefix once more, as a confirmation; it must equal --table-prefix
+        #[arg(long, value_name = "PREFIX")]
+        confirm_prefix: Option<String>,
+    },
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag, such as `--listen`
+    Flag(String),
+    /// A variable, such as `CELLD_LISTEN`
+    Environment(String),
+    File(PathBuf),
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+            Self::Environment(name) => write!(f, "environment {}", escaped(name)),
+            // a path may hold a line break, which would end the comment it is shown in
+            Self::File(path) => write!(f, "file {}", escaped(&path.to_string_lossy())),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// One key's effective value, ready to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    pub key: String,
+    pub value: Shown,
+    pub origin: Origin,
+}
+
+/// A value as far as it may be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// A TOML value
+    Toml(String),
+    /// A secret is set; what it is, this type does not know
+    Secret,
+    /// No value, and no default
+    Absent,
+}
+
+/// A parsed and validated command line, with the configuration that goes with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Invocation {
+    pub command: Command,
+    pub config: Config,
+    /// Every key, in the order of [`Config`]
+    pub origins: Vec<Effective>,
+}
+
+/// Something wrong with one key in one layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub key: String,
+    pub origin: Origin,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", escaped(&self.key), self.origin, self.message)
+    }
+}
+
+/// Why there is no [`Invocation`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A command line that clap refuses, or one that asks for help or the version, which is no failure
+    #[error("{0}")]
+    Usage(#[from] clap::Error),
+    /// All that is wrong with the environment and the file, or with the values together; never empty
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Invalid(Vec<Problem>),
+}
+
+impl ConfigError {
+    /// 0 for `--help` and `--version`, else 2.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(error) if !error.use_stderr() => 0,
+            _ => 2,
+        }
+    }
+
+    /// Prints help and version to standard output, everything else to standard error. A closed stream is ignored, for
+    /// there is nobody left to tell.
+    pub fn print(&self) {
+        match self {
+            Self::Usage(error) => drop(error.print()),
+            Self::Invalid(problems) => {
+                let lines: String =
+                    problems.iter().map(|problem| format!("error: {problem}\n")).collect();
+                drop(std::io::Write::write_all(&mut std::io::stderr(), lines.as_bytes()));
+            }
+        }
+    }
+}
+
+#[derive(Parser)]
+#[command(
+    name = "celld",
+    version,
+    about = "Cell Directory: finds, assigns and moves the cells of tenants",
+    after_help = "Precedence: flags, CELLD_* variables, the file of --config, defaults. In the file a key is its flag with _ for -.",
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    /// TOML file to read; none is read by default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Config,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// [`Command`] as it is spelled on the command line.
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve with an embedded DynamoDB: no AWS, no network
+    Dev,
+    /// Serve on DynamoDB
+    Serve,
+    /// Manage the directory's own tables
+    #[command(subcommand)]
+    Tables(TablesCommand),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Subcommand)]
+enum ConfigVerb {
+    /// Print the effective configuration as TOML, with the origin of each value
+    Show,
+}
+
+/// The whole command, with what is the same for every key added here and not forty times in `keys.rs`.
+fn command() -> clap::Command {
+    Cli::command().mut_args(|arg| {
+        let key = arg.get_id().to_string();
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let arg = arg.help(format!("{help} [env: {}]", layers::env_name(&key))).global(true);
+        if Kind::of(&arg) == Kind::Duration { arg.value_name("DURATION") } else { arg }
+    })
+}
+
+/// Parses a command line (`args`, the program's name first) with an environment (`variables`) and, if one of the two
+/// names it, a TOML file of at most 1 MiB.
+///
+/// # Errors
+/// [`ConfigError::Usage`] for a bad flag, `--help` and `--version`. [`ConfigError::Invalid`] for everything wrong in the
+/// lower layers (unreadable file, unknown key, bad value, whether or not a flag overrides it); or, when every value is
+/// good by itself, for values that contradict each other: one of `tls_cert` and `tls_key`; `listen` beyond loopback with neither
+/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `retry_backoff_max` under `retry_backoff_min`;
+/// a short `tenant_hash_key`; and for `dev` a `dynamodb_endpoint` or both listeners on one address.
+pub fn parse<A, E>(args: A, variables: E) -> Result<Invocation, ConfigError>
+where
+    A: IntoIterator<Item = OsString>,
+    E: IntoIterator<Item = (OsString, OsString)>,
+{
+    let args: Vec<OsString> = args.into_iter().collect();
+    let flags = command().try_get_matches_from(&args)?;
+    let lower = lower_layers(&flags, variables).map_err(ConfigError::Invalid)?;
+
+    let layered = command().mut_args(|arg| match lower.get(arg.get_id().as_str()) {
+        Some(given) => arg.default_value(given.text.clone()),
+        None => arg,
+    });
+    let matches = layered.try_get_matches_from(&args)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    let invocation = Invocation {
+        command: match cli.verb {
+            Verb::Dev => Command::Dev,
+            Verb::Serve => Command::Serve,
+            Verb::Tables(tables) => Command::Tables(tables),
+            Verb::Config(ConfigVerb::Show) => Command::ConfigShow,
+        },
+        config: cli.settings,
+        origins: keys().iter().map(|arg| effective(arg, &matches, &lower)).collect(),
+    };
+    let problems = contradictions(&invocation);
+    if problems.is_empty() { Ok(invocation) } else { Err(ConfigError::Invalid(problems)) }
+}
+
+/// The arguments that are keys: all but `config`, which says where keys are.
+fn keys() -> Vec<Arg> {
+    command().get_arguments().filter(|arg| arg.get_id() != "config").cloned().collect()
+}
+
+/// The environment over the file.
+fn lower_layers<E>(flags: &ArgMatches, variables: E) -> Result<Layer, Vec<Problem>>
+where
+    E: IntoIterator<Item = (OsString, OsString)>,
+{
+    let mut problems = Vec::new();
+    let all: Vec<Arg> = command().get_arguments().cloned().collect();
+    let environment = layers::environment(&all, variables, &mut problems);
+    let file = flags
+        .get_one::<PathBuf>("config")
+        .map(|path| (path.clone(), Origin::Flag("--config".to_owned())))
+        .or_else(|| layers::config_path(&environment));
+    let mut lower = match file {
+        Some((path, named_by)) => layers::file(&keys(), &path, &named_by, &mut problems),
+        None => Layer::new(),
+    };
+    lower.extend(environment);
+    if problems.is_empty() { Ok(lower) } else { Err(problems) }
+}
+
+fn effective(arg: &Arg, matches: &ArgMatches, lower: &Layer) -> Effective {
+    let key = arg.get_id().as_str();
+    let origin = match (matches.value_source(key), lower.get(key)) {
+        (Some(ValueSource::CommandLine), _) => {
+            Origin::Flag(format!("--{}", arg.get_long().unwrap_or(key)))
+        }
+        (_, Some(given)) => given.origin.clone(),
+        (_, None) => Origin::Default,
+    };
+    let value = match matches.get_raw(key).and_then(|mut raw| raw.next()) {
+        Some(raw) => shown(Kind::of(arg), raw),
+        None => Shown::Absent,
+    };
+    Effective { key: key.to_owned(), value, origin }
+}
+
+/// A value that its key's parser took, in TOML's spelling.
+fn shown(kind: Kind, raw: &OsStr) -> Shown {
+    let text = raw.to_string_lossy();
+    let number = match kind {
+        Kind::Secret => return Shown::Secret,
+        Kind::Boolean => Some(text.to_string()),
+        // Rust takes `007` and `.5`, TOML does not
+        Kind::Integer => text.parse::<u64>().ok().map(|number| number.to_string()),
+        Kind::Float => text.parse::<f64>().ok().map(|number| format!("{number:?}")),
+        Kind::Duration | Kind::Text => None,
+    };
+    Shown::Toml(number.unwrap_or_else(|| format!("\"{}\"", escaped(&text))))
+}
+
+/// The inside of a TOML basic string.
+fn escaped(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            // writing to a String cannot fail
+            c if c.is_control() => drop(write!(out, "\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+        out
+    })
+}
+
+/// The effective configuration as a TOML file, one key a line, each with the origin of its value as a comment. Absent keys
+/// and secrets are comments altogether: the file can be used as it is, and never sets a secret to its placeholder.
+pub fn show(invocation: &Invocation) -> String {
+    invocation.origins.iter().fold(String::new(), |mut out, Effective { key, value, origin }| {
+        let line = match value {
+            Shown::Toml(value) => format!("{key} = {value}  # {origin}"),
+            Shown::Secret => format!("# {key} = \"(set)\"  # {origin}"),
+            Shown::Absent => format!("# {key} is not set  # {origin}"),
+        };
+        out.push_str(&line);
+        out.push('\n');
+        out
+    })
+}
+
+/// What is wrong although every value is good by itself.
+fn contradictions(invocation: &Invocation) -> Vec<Problem> {
+    let config = &invocation.config;
+    let origins: BTreeMap<&str, &Origin> = invocation
+        .origins
+        .iter()
+        .map(|effective| (effective.key.as_str(), &effective.origin))
+        .collect();
+    let origin = |key: &str| origins.get(key).map_or(Origin::Default, |origin| (*origin).clone());
+    let mut problems = Vec::new();
+    let mut refuse = |wrong: bool, key: &str, message: String| {
+        if wrong {
+            problems.push(Problem { key: key.to_owned(), origin: origin(key), message });
+        }
+    };
+
+    let (cert, key) = (config.tls_cert.is_some(), config.tls_key.is_some());
+    refuse(
+        cert && !key,
+        "tls_cert",
+        "a certificate needs its private key; set --tls-key too".to_owned(),
+    );
+    refuse(
+        key && !cert,
+        "tls_key",
+        "a private key needs its certificate; set --tls-cert too".to_owned(),
+    );
+    refuse(
+        !(keys::is_loopback(&config.listen) || config.insecure || cert || key),
+        "listen",
+        format!(
+            "{} can be reached from other hosts, without TLS; set --tls-cert and --tls-key, or --insecure to allow it",
+            config.listen
+        ),
+    );
+
+    for (upper_key, upper, lower_key, lower) in [
+        ("commit_budget", config.commit_budget, "commit_timeout", config.commit_timeout),
+        (
+            "retry_backoff_max",
+            config.retry_backoff_max,
+            "retry_backoff_min",
+            config.retry_backoff_min,
+        ),
+    ] {
+        let (upper_text, lower_text) = (keys::short(upper), keys::short(lower));
+        let at_least = format!("{lower_text}, the value of {lower_key} ({})", origin(lower_key));
+        refuse(
+            upper < lower,
+            upper_key,
+            format!("bad value \"{upper_text}\": expected at least {at_least}"),
+        );
+    }
+
+    let key_chars = config.tenant_hash_key.as_ref().map(|key| key.expose().chars().count());
+    let min_chars = bound::TENANT_HASH_KEY_MIN_CHARS;
+    refuse(
+        key_chars.is_some_and(|chars| chars < min_chars),
+        "tenant_hash_key",
+        format!("bad value: expected at least {min_chars} characters"),
+    );
+
+    if invocation.command == Command::Dev {
+        let endpoint =
+            "`dev` brings its own DynamoDB; use `serve`, or unset the endpoint".to_owned();
+        refuse(config.dynamodb_endpoint.is_some(), "dynamodb_endpoint", endpoint);
+        let same = config.listen == config.dev_dynamodb_listen && config.listen.port() != 0;
+        refuse(
+            same,
+            "dev_dynamodb_listen",
+            format!("{} is taken by listen; choose another port", config.listen),
+        );
+    }
+    problems
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    /// Parses `celld` with the words of `line` and these variables.
+    pub(crate) fn celld(line: &str, variables: &[(&str, &str)]) -> Result<Invocation, ConfigError> {
+        let args = std::iter::once("celld").chain(line.split_whitespace()).map(OsString::from);
+        parse(
+            args,
+            variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))),
+        )
+    }
+
+    /// The same with `--config` and a file of this content.
+    pub(crate) fn celld_with_file(
+        line: &str,
+        content: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Invocation, ConfigError> {
+        let mut file = tempfile::NamedTempFile::new().expect("temporary file");
+        file.write_all(content.as_bytes()).expect("write");
+        celld(&format!("{line} --config {}", file.path().display()), variables)
+    }
+
+    fn origin(invocation: &Invocation, key: &str) -> String {
+        invocation
+            .origins
+            .iter()
+            .find(|effective| effective.key == key)
+            .expect(key)
+            .origin
+            .to_string()
+    }
+
+    #[test]
+    fn defaults_are_valid_and_are_what_an_empty_command_line_gives() {
+        clap::Command::debug_assert(command());
+        let invocation =
+            celld("serve", &[("PATH", "/bin"), ("CELLCTL_X", "other program")]).expect("defaults");
+        assert_eq!(invocation.config, Config::default());
+        assert!(invocation.origins.iter().all(|effective| effective.origin == Origin::Default));
+        assert_eq!(invocation.config.expiry_grace, Duration::from_secs(30 * 86_400));
+    }
+
+    #[test]
+    fn flags_beat_the_environment_beats_the_file_beats_defaults() {
+        let file = "retry_attempts = 4";
+        let env = [("CELLD_RETRY_ATTEMPTS", "5")];
+        let flag = "serve --retry-attempts 6";
+        let all = celld_with_file(flag, file, &env).expect("all");
+        assert_eq!(
+            (all.config.retry_attempts, origin(&all, "retry_attempts").as_str()),
+            (6, "flag --retry-attempts")
+        );
+        let env_over_file = celld_with_file("serve", file, &env).expect("environment");
+        assert_eq!(env_over_file.config.retry_attempts, 5);
+        assert_eq!(origin(&env_over_file, "retry_attempts"), "environment CELLD_RETRY_ATTEMPTS");
+        let file_only = celld_with_file("serve", file, &[]).expect("file");
+        assert_eq!(file_only.config.retry_attempts, 4);
+        assert!(origin(&file_only, "retry_attempts").starts_with("file /"));
+        assert_eq!(origin(&file_only, "retry_backoff_min"), "default");
+    }
+
+    #[test]
+    fn a_flag_that_repeats_the_default_is_still_a_flag_and_false_overrides_true() {
+        let invocation =
+            celld_with_file("serve --insecure=false --log-format text", "insecure = true", &[])
+                .expect("ok");
+        assert!(!invocation.config.insecure);
+        assert_eq!(origin(&invocation, "insecure"), "flag --insecure");
+        assert_eq!(origin(&invocation, "log_format"), "flag --log-format");
+        assert!(celld("serve --insecure --clear-tenants", &[]).expect("bare").config.clear_tenants);
+    }
+
+    #[test]
+    fn the_file_can_be_named_by_the_environment_and_the_flag_wins() {
+        let mut named = tempfile::NamedTempFile::new().expect("temporary file");
+        named.write_all(b"region = 'eu-west-1'").expect("write");
+        let path = named.path().display().to_string();
+        let by_env = celld("serve", &[("CELLD_CONFIG", &path)]).expect("by environment");
+        assert_eq!(by_env.config.region.as_deref(), Some("eu-west-1"));
+        assert_eq!(origin(&by_env, "region"), format!("file {path}"));
+        let by_flag = celld_with_file("serve", "region = 'eu-west-2'", &[("CELLD_CONFIG", &path)])
+            .expect("by flag");
+        assert_eq!(by_flag.config.region.as_deref(), Some("eu-west-2"));
+    }
+
+    #[test]
+    fn flags_are_taken_before_and_after_every_subcommand() {
+        for line in [
+            "--retry-attempts 7 tables create",
+            "tables --retry-attempts 7 create",
+            "tables create --retry-attempts 7",
+            "config show --retry-attempts 7",
+            "dev --retry-attempts=7",
+        ] {
+            let invocation = celld(line, &[("CELLD_RETRY_ATTEMPTS", "2")]).expect(line);
+            assert_eq!(invocation.config.retry_attempts, 7, "{line}");
+            assert_eq!(origin(&invocation, "retry_attempts"), "flag --retry-attempts", "{line}");
+        }
+    }
+
+    #[test]
+    fn commands() {
+        let command = |line| celld(line, &[]).expect(line).command;
+        assert_eq!(command("dev"), Command::Dev);
+        assert_eq!(command("serve"), Command::Serve);
+        assert_eq!(command("tables create"), Command::Tables(TablesCommand::Create));
+        assert_eq!(command("tables describe"), Command::Tables(TablesCommand::Describe));
+        let delete = |confirm_prefix| Command::Tables(TablesCommand::Delete { confirm_prefix });
+        assert_eq!(command("tables delete"), delete(None));
+        assert_eq!(command("tables delete --confirm-prefix p-"), delete(Some("p-".to_owned())));
+        assert_eq!(command("config show"), Command::ConfigShow);
+        for line in ["", "tables", "config", "serve --confirm-prefix x", "frobnicate"] {
+            assert_eq!(celld(line, &[]).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_no_failures_even_in_a_broken_environment() {
+        for line in ["--help", "--version", "serve --help", "help tables"] {
+            assert_eq!(
+                celld(line, &[("CELLD_LISTEN", "nonsense")]).expect_err(line).exit_code(),
+                0,
+                "{line}"
+            );
+        }
+        let help = celld("serve --help", &[]).expect_err("help").to_string();
+        for effective in celld("serve", &[]).expect("defaults").origins {
+            let (flag, variable) =
+                (effective.key.replace('_', "-"), layers::env_name(&effective.key));
+            assert!(
+                help.contains(&format!("--{flag}")) && help.contains(&format!("[env: {variable}]")),
+                "{flag}"
+            );
+        }
+    }
+
+    #[test]
+    fn contradictions_name_both_sides() {
+        let refused = |line: &str, env: &[(&str, &str)]| match celld(line, env) {
+            Err(error @ ConfigError::Invalid(_)) => error.to_string(),
+            other => panic!("{line}: {other:?}"),
+        };
+        let open = refused("serve", &[("CELLD_LISTEN", "0.0.0.0:50051")]);
+        assert!(open.starts_with("listen (environment CELLD_LISTEN): 0.0.0.0:50051"), "{open}");
+        assert!(
+            ["--insecure", "--tls-cert", "--tls-key"].iter().all(|flag| open.contains(flag)),
+            "{open}"
+        );
+        assert!(celld("serve --listen 0.0.0.0:1 --insecure", &[]).is_ok());
+        assert!(celld("serve --listen [::]:1 --tls-cert c --tls-key k", &[]).is_ok());
+        assert!(celld("serve --listen [::1]:1", &[]).is_ok());
+        assert!(refused("serve --tls-cert c", &[]).contains("--tls-key"));
+        assert!(refused("serve --tls-key k --listen 0.0.0.0:1", &[]).contains("--tls-cert"));
+        let backoff =
+            refused("serve --retry-backoff-max 10ms", &[("CELLD_RETRY_BACKOFF_MIN", "20ms")]);
+        assert_eq!(
+            backoff,
+            "retry_backoff_max (flag --retry-backoff-max): bad value \"10ms\": expected at least 20ms, \
+             the value of retry_backoff_min (environment CELLD_RETRY_BACKOFF_MIN)"
+        );
+        assert!(refused("serve --commit-timeout 6s", &[]).contains("commit_budget (default)"));
+        assert!(celld("serve --commit-timeout 5s", &[]).is_ok());
+        let short = refused("serve --tenant-hash-key hunter2", &[]);
+        assert!(short.contains("at least 16 characters") && !short.contains("hunter2"), "{short}");
+        assert!(refused("dev --dynamodb-endpoint http://x", &[]).contains("use `serve`"));
+        assert!(refused("dev --listen 127.0.0.1:50052", &[]).contains("choose another port"));
+        assert!(celld("serve --listen 127.0.0.1:50052 --dynamodb-endpoint http://x", &[]).is_ok());
+    }
+
+    #[test]
+    fn shown_configuration_parses_again_to_the_same() {
+        let line = "config show --data-dir a\"b\\c --retry-attempts 007 --trace-sample-ratio .5 --insecure --region r \
+                    --retry-budget-ratio 1 --expiry-grace 36h --otlp-endpoint http://x:4317 --memory-placements +5000";
+        let first =
+            celld(line, &[("CELLD_TLS_CERT", "new\nline\u{7f}"), ("CELLD_TLS_KEY", "k # k")])
+                .expect("first");
+        let second = celld_with_file("config show", &show(&first), &[]).expect("second");
+        assert_eq!(second.config, first.config);
+        let values = |invocation: &Invocation| -> Vec<_> {
+            invocation
+                .origins
+                .iter()
+                .map(|effective| (effective.key.clone(), effective.value.clone()))
+                .collect()
+        };
+        assert_eq!(values(&second), values(&first));
+    }
+
+    #[test]
+    fn show_tells_origins_and_keeps_secrets() {
+        let secret = "0123456789abcdef";
+        let file = format!("lookup_budget = '2s'\ntenant_hash_key = '{secret}'");
+        let invocation =
+            celld_with_file("config show --log-format=json", &file, &[("CELLD_INSECURE", "true")])
+                .expect("ok");
+        let text = show(&invocation);
+        for line in [
+            "log_format = \"json\"  # flag --log-format",
+            "insecure = true  # environment CELLD_INSECURE",
+            "retry_budget_ratio = 0.2  # default",
+            "# region is not set  # default",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
+        }
+        assert!(text.contains("lookup_budget = \"2s\"  # file /"), "{text}");
+        assert!(text.contains("# tenant_hash_key = \"(set)\"  # file /"), "{text}");
+        assert!(!text.contains(secret) && !format!("{invocation:?}").contains(secret));
+        assert_eq!(invocation.config.tenant_hash_key.expect("set").expose(), secret);
+    }
+
+    #[test]
+    fn a_path_with_a_line_break_cannot_leave_its_comment() {
+        let origin = Origin::File(PathBuf::from("a\nlisten = 1"));
+        assert_eq!(origin.to_string(), "file a\\u000Alisten = 1");
+    }
+}

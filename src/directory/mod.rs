@@ -1,0 +1,365 @@
+//! The directory: knows where each tenant lives and decides where new ones go.
+//!
+//! ```text
+//!   route ─► stack: trace ► metrics ► fallback ► cache ► coalesce ► timeout ► retry ► table ─► Placements
+//!                                                  │                                    │
+//!                                               Memory ◄──── Replica ◄── follower       │ assign
+//!                                                               ▲           │           ▼
+//!   pin, delete, import, cells ─────────────────────────────► Committer ────┴──────► Journal
+//! ```
+//!
+//! Everything that changes goes through the [`committer`] into the journal, and everything that is held in memory comes from the journal or
+//! from a read of the table that no entry overtook. See `docs/architecture.md`.
+
+mod clock;
+mod committer;
+mod draft;
+mod error;
+#[cfg(test)]
+mod fixtures;
+mod memory;
+pub mod policy;
+mod registry;
+mod replica;
+mod stack;
+mod sweeper;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+pub use clock::Clock;
+pub use committer::CommitterSettings;
+pub use draft::{CellPatch, NewCell, Outcome, Request};
+pub use error::{Error, Refused};
+pub use memory::Memory;
+pub use registry::Registry;
+pub use stack::{
+    DecisionTrace, FallbackReason, Home, RouteOptions, RouteRequest, Routed, Source, StackSettings,
+    Step,
+};
+
+use crate::domain::{
+    CellId, Epoch, HistoryRecord, Mapping, PartitionKey, Placement, PlacementEvent, Timestamp,
+};
+use crate::store::{Cursor, Page, Store};
+use crate::tasks::Tasks;
+use crate::telemetry::DecisionMetrics;
+use committer::{Changes, Committer};
+use draft::{Action, Command, Destination, Draft, Drafted};
+use policy::AssignmentPolicy;
+use replica::Replica;
+use stack::RouteService;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub stack: StackSettings,
+    pub committer: CommitterSettings,
+    /// How many placements are held in memory.
+    pub memory_placements: usize,
+    pub journal_poll_interval: Duration,
+    pub sweep_interval: Duration,
+    /// Decisions of one batch that wait for the table at the same time.
+    pub batch_concurrency: usize,
+}
+
+/// What a directory is made of.
+pub struct Ingredients {
+    pub store: Store,
+    pub policy: Arc<dyn AssignmentPolicy>,
+    pub clock: Clock,
+    pub metrics: DecisionMetrics,
+    pub settings: Settings,
+}
+
+/// The directory. Cheap to clone.
+#[derive(Clone)]
+pub struct Directory {
+    stack: RouteService,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    policy: Arc<dyn AssignmentPolicy>,
+    clock: Clock,
+    replica: Arc<Replica>,
+    changes: Changes,
+    settings: Settings,
+}
+
+/// A tenant to place where an operator says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placing {
+    pub key: PartitionKey,
+    pub cell: CellId,
+    pub since: Option<Timestamp>,
+    pub expires: Option<Timestamp>,
+}
+
+impl Directory {
+    /// Makes a directory and starts its tasks, which end when `tasks` are stopped. Nothing is read yet: see [`Directory::ready`].
+    pub fn start(ingredients: Ingredients, tasks: &Tasks) -> Self {
+        let Ingredients { store, policy, clock, metrics, settings } = ingredients;
+        let memory = Arc::new(Memory::new(settings.memory_placements));
+        let replica = Arc::new(Replica::new(Arc::clone(&store.journal), memory));
+        let (changes, queue) = Committer::queue();
+        let committer = Committer {
+            replica: Arc::clone(&replica),
+            journal: Arc::clone(&store.journal),
+            policy: Arc::clone(&policy),
+            clock: clock.clone(),
+            backoff: settings.stack.backoff.clone(),
+            settings: settings.committer.clone(),
+        };
+        tasks.spawn("committer", |stop| committer.run(queue, stop));
+        let interval = settings.journal_poll_interval;
+        let following = Arc::clone(&replica);
+        tasks.spawn("follower", move |stop| replica::follow(following, interval, stop));
+        let sweeper = sweeper::Sweeper {
+            placements: Arc::clone(&store.placements),
+            changes: changes.clone(),
+            clock: clock.clone(),
+            interval: settings.sweep_interval,
+        };
+        tasks.spawn("sweeper", |stop| sweeper.run(stop));
+        let stack = stack::stack(stack::Parts {
+            placements: Arc::clone(&store.placements),
+            replica: Arc::clone(&replica),
+            changes: changes.clone(),
+            clock: clock.clone(),
+            metrics,
+            settings: settings.stack.clone(),
+        });
+        let shared = Shared { store, policy, clock, replica, changes, settings };
+        Self { stack, shared: Arc::new(shared) }
+    }
+
+    /// Waits until the registry of cells has been read, or `stop`.
+    pub async fn ready(&self, stop: &CancellationToken) {
+        while self.shared.replica.registry().is_err() && !stop.is_cancelled() {
+            // The follower does the reading.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// Routes a tenant.
+    pub fn route(
+        &self,
+        request: RouteRequest,
+    ) -> impl Future<Output = Result<Routed, Error>> + Send + Unpin + use<> {
+        // Every layer is always ready: none of them limits.
+        self.stack.clone().call(request)
+    }
+
+    /// Routes many tenants; the answers are in the order of the requests. Those that are not in memory are routed side by side.
+    pub async fn route_all(
+        &self,
+        requests: impl ExactSizeIterator<Item = RouteRequest>,
+    ) -> Vec<Result<Routed, Error>> {
+        let mut stack = self.stack.clone();
+        let mut answers: Vec<Option<Result<Routed, Error>>> = Vec::with_capacity(requests.len());
+        let mut waiting = FuturesUnordered::new();
+        for (at, request) in requests.enumerate() {
+            let mut answer = stack.call(request);
+            let there = futures::poll!(&mut answer);
+            match there {
+                std::task::Poll::Ready(answer) => answers.push(Some(answer)),
+                std::task::Poll::Pending => {
+                    answers.push(None);
+                    waiting.push(answer.map(move |answer| (at, answer)));
+                }
+            }
+            if waiting.len() >= self.shared.settings.batch_concurrency
+                && let Some((at, answer)) = waiting.next().await
+            {
+                answers[at] = Some(answer);
+            }
+        }
+        while let Some((at, answer)) = waiting.next().await {
+            answers[at] = Some(answer);
+        }
+        // Every place is filled: each request was answered at once or waited for.
+        answers.into_iter().map(|answer| answer.unwrap_or(Err(Error::NotReady))).collect()
+    }
+
+    /// Runs `look` on the registry of cells as this replica knows it. `None` until it has been read.
+    pub fn peek<T>(&self, look: impl FnOnce(&Registry) -> T) -> Option<T> {
+        self.shared.replica.peek(look)
+    }
+
+    /// The registry of cells as it stands in the table.
+    pub async fn registry(&self) -> Result<Arc<Registry>, Error> {
+        self.shared.replica.catch_up().await?;
+        self.shared.replica.registry()
+    }
+
+    /// A tenant's placement as it stands in the table, expired or not.
+    pub async fn placement(&self, key: &PartitionKey) -> Result<Placement, Error> {
+        match self.shared.store.placements.mapping(key).await? {
+            Mapping::Placed(placement) => Ok(placement),
+            Mapping::Absent | Mapping::Vacated(_) => Err(Refused::PlacementNotFound.into()),
+        }
+    }
+
+    pub async fn list(
+        &self,
+        cell: Option<&CellId>,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<Placement>, Error> {
+        Ok(self.shared.store.placements.list(cell, limit, after).await?)
+    }
+
+    /// A tenant's past placements, newest first.
+    pub async fn history(
+        &self,
+        key: &PartitionKey,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<HistoryRecord>, Error> {
+        Ok(self.shared.store.placements.history(key, limit, after).await?)
+    }
+
+    /// What the table says of a key.
+    pub async fn mapping(&self, key: &PartitionKey) -> Result<Mapping, Error> {
+        Ok(self.shared.store.placements.mapping(key).await?)
+    }
+
+    /// Places a new tenant in a given cell. A tenant who lives there already stays as is.
+    pub async fn pin(&self, placing: Placing, how: Mutation) -> Result<Outcome, Error> {
+        if let Some(repeat) = self.repeat(&how).await? {
+            return Ok(repeat);
+        }
+        let assumed = self.mapping(&placing.key).await?;
+        let destination = Destination::Pinned(placing.cell.clone());
+        self.place(placing, assumed, destination, how).await
+    }
+
+    /// Records where a tenant lives already.
+    pub async fn import(&self, placing: Placing, validate_only: bool) -> Result<Outcome, Error> {
+        // A commit that assumes wrongly is told what the table says, so only a preview has to ask.
+        let assumed = match validate_only {
+            true => self.mapping(&placing.key).await?,
+            false => Mapping::Absent,
+        };
+        let destination = Destination::Imported(placing.cell.clone());
+        let how = Mutation { request: None, validate_only };
+        self.place(placing, assumed, destination, how).await
+    }
+
+    async fn place(
+        &self,
+        placing: Placing,
+        assumed: Mapping,
+        destination: Destination,
+        how: Mutation,
+    ) -> Result<Outcome, Error> {
+        let action = Action::Place {
+            key: placing.key,
+            assumed,
+            destination,
+            since: placing.since,
+            expires: placing.expires,
+        };
+        self.change(action, how).await
+    }
+
+    /// Removes a placement; with `epoch`, only at that epoch.
+    pub async fn delete(
+        &self,
+        key: PartitionKey,
+        epoch: Option<Epoch>,
+        how: Mutation,
+    ) -> Result<Outcome, Error> {
+        if let Some(repeat) = self.repeat(&how).await? {
+            return Ok(repeat);
+        }
+        let assumed = self.mapping(&key).await?;
+        let event = PlacementEvent::Deleted;
+        self.change(Action::Vacate { key, assumed, epoch, event }, how).await
+    }
+
+    pub async fn create_cell(&self, cell: NewCell, how: Mutation) -> Result<Outcome, Error> {
+        if let Some(repeat) = self.repeat(&how).await? {
+            return Ok(repeat);
+        }
+        // An adopted table may hold placements in the cell already.
+        let placements = self.shared.store.placements.count(&cell.id).await?;
+        self.change(Action::CreateCell { cell, placements }, how).await
+    }
+
+    pub async fn update_cell(
+        &self,
+        cell: CellId,
+        patch: CellPatch,
+        etag: Option<String>,
+        how: Mutation,
+    ) -> Result<Outcome, Error> {
+        if let Some(repeat) = self.repeat(&how).await? {
+            return Ok(repeat);
+        }
+        self.change(Action::UpdateCell { cell, patch, etag }, how).await
+    }
+
+    /// Unregisters a cell that holds no placements: neither by its count, which is exact for all that went through the journal, nor by the
+    /// index, which knows of adopted items.
+    pub async fn delete_cell(
+        &self,
+        cell: CellId,
+        etag: Option<String>,
+        how: Mutation,
+    ) -> Result<Outcome, Error> {
+        if let Some(repeat) = self.repeat(&how).await? {
+            return Ok(repeat);
+        }
+        let registered = self.registry().await?.cell(&cell).is_some();
+        if registered && self.shared.store.placements.count(&cell).await? > 0 {
+            return Err(Refused::CellNotEmpty { cell }.into());
+        }
+        self.change(Action::DeleteCell { cell, etag }, how).await
+    }
+
+    /// What a repeated request was answered the first time.
+    async fn repeat(&self, how: &Mutation) -> Result<Option<Outcome>, Error> {
+        let Some(request) = &how.request else {
+            return Ok(None);
+        };
+        let record = self.shared.store.journal.request(&request.id).await?;
+        let record = record.filter(|record| record.forget_after > self.now());
+        Ok(record.map(|record| request.repeat_of(record)).transpose()?)
+    }
+
+    async fn change(&self, action: Action, how: Mutation) -> Result<Outcome, Error> {
+        let command = Command { action, request: how.request };
+        if !how.validate_only {
+            return self.shared.changes.submit(command).await;
+        }
+        let registry = self.registry().await?;
+        let retention = self.shared.settings.committer.request_retention;
+        let mut draft = Draft::new(&*self.shared.policy, &registry, self.now(), retention);
+        match draft.add(&command) {
+            Drafted::Included(outcome) => Ok(outcome),
+            Drafted::Settled(answer) => Ok(answer?),
+            // Unreachable: the first command of a draft always fits.
+            Drafted::Deferred => Err(Error::NotReady),
+        }
+    }
+}
+
+/// How a change is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Mutation {
+    /// Makes it safe to repeat.
+    pub request: Option<Request>,
+    /// Only say what would be.
+    pub validate_only: bool,
+}

@@ -1,0 +1,204 @@
+//! This replica's state and the one way in which it changes: the journal, applied in order.
+//!
+//! Two tasks apply entries: the follower, which polls, and the committer, which knows what it has just written. Both hold `turn`
+//! while they do, and an entry that was applied already is left alone, so it does not matter who comes first.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use tokio_util::sync::CancellationToken;
+
+use super::error::Error;
+use super::memory::Memory;
+use super::registry::Registry;
+use crate::domain::{JournalEntry, Sequence};
+use crate::store::{Journal, StoreError};
+
+/// Most entries read at once.
+const ENTRIES_PAGE: usize = 100;
+
+pub struct Replica {
+    journal: Arc<dyn Journal>,
+    memory: Arc<Memory>,
+    registry: ArcSwapOption<Registry>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Replica {
+    pub fn new(journal: Arc<dyn Journal>, memory: Arc<Memory>) -> Self {
+        Self {
+            journal,
+            memory,
+            registry: ArcSwapOption::empty(),
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The registry as of the last applied entry.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] until it has been read for the first time.
+    pub fn registry(&self) -> Result<Arc<Registry>, Error> {
+        self.registry.load_full().ok_or(Error::NotReady)
+    }
+
+    /// Runs `look` on the registry without taking a share of it, for hot paths. `None` until it has been read.
+    pub fn peek<T>(&self, look: impl FnOnce(&Registry) -> T) -> Option<T> {
+        self.registry.load().as_deref().map(look)
+    }
+
+    /// Applies all entries up to the journal's head, loading the registry first where that has not been done. Proves all that is
+    /// held in memory to be current as of the start of this call.
+    ///
+    /// # Errors
+    /// Those of the store; what was applied until then stays applied, and nothing that is held is forgotten.
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        let _turn = self.turn.lock().await;
+        let began = Instant::now();
+        let head = self.journal.head().await?;
+        let mut registry = match self.registry.load_full() {
+            Some(registry) if registry.applied() <= head => registry,
+            Some(registry) => self.restart(&registry, head).await?,
+            None => self.load(head).await?,
+        };
+        while registry.applied() < head {
+            let entries = self.journal.entries(registry.applied(), ENTRIES_PAGE).await?;
+            let mut next = Registry::clone(&registry);
+            for entry in &entries {
+                if !next.apply(entry) {
+                    return Err(StoreError::Unreadable {
+                        detail: format!(
+                            "journal entry {} follows {}",
+                            entry.sequence,
+                            next.applied()
+                        ),
+                    });
+                }
+                self.memory.apply(&entry.changes, began);
+            }
+            if next.applied() == registry.applied() {
+                return Err(StoreError::Unreadable {
+                    detail: format!("journal entry {} is missing", next.applied().next()),
+                });
+            }
+            registry = Arc::new(next);
+            self.registry.store(Some(Arc::clone(&registry)));
+        }
+        self.memory.proven(began);
+        Ok(())
+    }
+
+    /// Applies an entry that this replica has just committed. `began`: when the commit began.
+    pub async fn apply_own(&self, entry: &JournalEntry, began: Instant) {
+        let _turn = self.turn.lock().await;
+        let Some(registry) = self.registry.load_full() else {
+            return;
+        };
+        let mut next = Registry::clone(&registry);
+        if next.apply(entry) {
+            self.memory.apply(&entry.changes, began);
+            self.registry.store(Some(Arc::new(next)));
+        }
+    }
+
+    async fn load(&self, head: Sequence) -> Result<Arc<Registry>, StoreError> {
+        let registry = Arc::new(Registry::load(head, self.journal.cells().await?));
+        tracing::info!(%head, cells = registry.cells().count(), "read the registry of cells");
+        self.registry.store(Some(Arc::clone(&registry)));
+        Ok(registry)
+    }
+
+    /// The journal is behind what was applied: it is not the journal that this replica followed, but one from a backup.
+    async fn restart(
+        &self,
+        registry: &Registry,
+        head: Sequence,
+    ) -> Result<Arc<Registry>, StoreError> {
+        tracing::error!(
+            applied = %registry.applied(), %head,
+            "the journal went back, as after a restore: forgetting what is held and reading it anew"
+        );
+        self.memory.clear();
+        self.load(head).await
+    }
+}
+
+/// Polls the journal at a constant rate, whatever the load, until `stop`.
+pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        match replica.catch_up().await {
+            Ok(()) if failing => tracing::info!("following the journal again"),
+            Ok(()) => {}
+            Err(error) if !failing => {
+                tracing::warn!(%error, "the journal cannot be followed; memory goes on answering and ages");
+            }
+            Err(_) => {}
+        }
+        failing = replica.memory().last_proof().elapsed() > interval * 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::fixtures::{cell, entry, placed};
+    use crate::domain::{CellId, Change};
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Commit, CommitOutcome, Write};
+
+    async fn append(store: &MemoryStore, entry: JournalEntry, writes: Vec<Write>) {
+        let commit = Commit { entry, writes };
+        assert_eq!(store.commit(&commit).await, Ok(CommitOutcome::Committed));
+    }
+
+    #[tokio::test]
+    async fn follows_what_others_write() {
+        let store = Arc::new(MemoryStore::default());
+        let memory = Arc::new(Memory::new(100));
+        let replica = Replica::new(store.clone(), memory.clone());
+        assert_eq!(replica.registry().unwrap_err(), Error::NotReady);
+
+        let created = Change::CellCreated { cell: cell("a", 1) };
+        let put = Write::PutCell { cell: cell("a", 1), set_count: true };
+        append(&store, entry(1, vec![created]), vec![put]).await;
+        replica.catch_up().await.unwrap();
+        let proof = memory.last_proof();
+
+        append(&store, entry(2, vec![placed("k", "a", None)]), vec![]).await;
+        replica.catch_up().await.unwrap();
+        assert!(memory.get("k").is_some());
+        assert!(memory.last_proof() > proof);
+        let a = CellId::new("a").unwrap();
+        assert_eq!(replica.registry().unwrap().cell(&a).unwrap().placements, 1);
+
+        // The committer applies its own entry after the follower did: nothing counts twice.
+        replica.apply_own(&entry(2, vec![placed("k", "a", None)]), Instant::now()).await;
+        assert_eq!(replica.registry().unwrap().cell(&a).unwrap().placements, 1);
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_went_back_is_read_anew() {
+        let store = Arc::new(MemoryStore::default());
+        append(&store, entry(1, vec![placed("k", "a", None)]), vec![]).await;
+        let memory = Arc::new(Memory::new(100));
+        let replica = Replica::new(store, memory.clone());
+        replica.catch_up().await.unwrap();
+        replica.apply_own(&entry(2, vec![placed("k2", "a", None)]), Instant::now()).await;
+        assert!(memory.get("k2").is_some());
+        replica.catch_up().await.unwrap();
+        assert!(memory.get("k2").is_none());
+        assert_eq!(replica.registry().unwrap().applied(), Sequence::new(1));
+    }
+}

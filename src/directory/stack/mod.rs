@@ -1,0 +1,212 @@
+//! The way of a routing decision: a stack of tower layers, a file each, put together in one function.
+//!
+//! What is in memory is answered by a future that is ready at once and allocates nothing below the layers; everything slower goes
+//! through one boxed future, made by the cache layer on a miss.
+
+mod cache;
+mod coalesce;
+mod fallback;
+mod metrics;
+mod retry;
+mod table;
+mod timeout;
+mod trace;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tower::ServiceBuilder;
+use tower::retry::Retry;
+use tower::retry::backoff::ExponentialBackoffMaker;
+
+pub use fallback::FallbackReason;
+pub use trace::DecisionTrace;
+
+use super::clock::Clock;
+use super::committer::Changes;
+use super::error::Error;
+use super::policy::Candidate;
+use super::replica::Replica;
+use crate::domain::{CellId, Constraints, Epoch, PartitionKey, Placement};
+use crate::store::Placements;
+use crate::telemetry::{DecisionMetrics, names};
+
+/// A tenant to route.
+#[derive(Debug, Clone)]
+pub struct RouteRequest {
+    pub key: PartitionKey,
+    pub options: Arc<RouteOptions>,
+    pub trace: DecisionTrace,
+    /// Set as soon as an assignment is handed to the committer: from then on, giving up leaves the outcome unknown.
+    pub writing: Writing,
+}
+
+impl RouteRequest {
+    pub fn new(key: PartitionKey, options: Arc<RouteOptions>, trace: DecisionTrace) -> Self {
+        Self { key, options, trace, writing: Writing::default() }
+    }
+}
+
+/// How to route. One value serves all keys of a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct RouteOptions {
+    pub assign: bool,
+    pub constraints: Arc<Constraints>,
+    /// The lowest epoch to take.
+    pub min_epoch: Option<Epoch>,
+    /// Whether a guess is welcome.
+    pub fallback: bool,
+    pub explain: bool,
+    /// When the caller gives up.
+    pub deadline: Option<Instant>,
+}
+
+/// Whether a flight has begun to write.
+#[derive(Debug, Clone, Default)]
+pub struct Writing(Arc<AtomicBool>);
+
+impl Writing {
+    fn begin(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn begun(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Where a decision comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Memory,
+    Table,
+    Assigned,
+    Fallback(FallbackReason),
+}
+
+impl Source {
+    /// As telemetry names it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Source::Memory => names::SOURCE_MEMORY,
+            Source::Table => "table",
+            Source::Assigned => "assigned",
+            Source::Fallback(_) => names::SOURCE_FALLBACK,
+        }
+    }
+
+    fn fallback_reason(self) -> Option<FallbackReason> {
+        match self {
+            Source::Fallback(reason) => Some(reason),
+            Source::Memory | Source::Table | Source::Assigned => None,
+        }
+    }
+}
+
+/// A decision.
+#[derive(Debug, Clone)]
+pub struct Routed {
+    pub home: Home,
+    pub source: Source,
+    /// The table said so at this moment or later. Meaningless for a fallback.
+    pub as_of: Instant,
+    /// With `explain`: every step, in order.
+    pub steps: Vec<Step>,
+}
+
+/// Where the tenant is sent.
+#[derive(Debug, Clone)]
+pub enum Home {
+    Placed(Arc<Placement>),
+    /// A guess.
+    Default(CellId),
+}
+
+impl Routed {
+    pub fn cell(&self) -> &CellId {
+        match &self.home {
+            Home::Placed(placement) => &placement.cell,
+            Home::Default(cell) => cell,
+        }
+    }
+}
+
+/// One step on the way to a decision, for people.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    pub name: &'static str,
+    pub outcome: String,
+    pub candidates: Vec<Candidate>,
+}
+
+impl Step {
+    fn new(name: &'static str, outcome: impl Into<String>) -> Self {
+        Self { name, outcome: outcome.into(), candidates: Vec::new() }
+    }
+}
+
+type Answer = Result<Routed, Error>;
+type SlowAnswer = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// What the layers need.
+pub struct Parts {
+    pub placements: Arc<dyn Placements>,
+    pub replica: Arc<Replica>,
+    pub changes: Changes,
+    pub clock: Clock,
+    pub metrics: DecisionMetrics,
+    pub settings: StackSettings,
+}
+
+#[derive(Debug, Clone)]
+pub struct StackSettings {
+    pub default_cell: Option<CellId>,
+    /// How long the table may take, all attempts together.
+    pub lookup_budget: Duration,
+    /// Attempts at most, the first included.
+    pub attempts: u32,
+    pub backoff: ExponentialBackoffMaker,
+    /// Retries as a share of requests, above `retry_floor` a second.
+    pub retry_ratio: f32,
+    pub retry_floor: u32,
+}
+
+/// The stack's type, outermost layer first.
+pub type RouteService = trace::Trace<
+    metrics::Metrics<
+        fallback::Fallback<
+            cache::Cached<
+                coalesce::Coalesce<timeout::Timeout<Retry<retry::RetryPolicy, table::Table>>>,
+            >,
+        >,
+    >,
+>;
+
+/// Stacks the layers. A request meets them from top to bottom.
+pub fn stack(parts: Parts) -> RouteService {
+    let Parts { placements, replica, changes, clock, metrics, settings } = parts;
+    let memory = Arc::clone(replica.memory());
+    ServiceBuilder::new()
+        // Sees every decision, guesses included, and is under the caller's trace.
+        .layer(trace::TraceLayer)
+        // Counts what the caller gets, after fallback.
+        .layer(metrics::MetricsLayer::new(metrics))
+        // Turns failures of all that is below into the default cell, where that is welcome.
+        .layer(fallback::FallbackLayer::new(settings.default_cell))
+        // Answers from memory. Above coalescing, so that a hit takes no lock.
+        .layer(cache::CacheLayer::new(memory, clock.clone()))
+        // One flight to the table for all who ask the same at the same time.
+        .layer(coalesce::CoalesceLayer::default())
+        // Bounds a flight as a whole, retries and pauses included.
+        .layer(timeout::TimeoutLayer::new(settings.lookup_budget))
+        // The only place that repeats calls: the SDK's own retries are off.
+        .layer(retry::layer(
+            &settings.backoff,
+            settings.attempts,
+            settings.retry_ratio,
+            settings.retry_floor,
+        ))
+        .service(table::Table::new(placements, changes, clock))
+}

@@ -1,0 +1,131 @@
+//! The end of the stack: reads the table, and has a tenant that has no cell assigned to one.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tower::Service;
+
+use super::{Answer, Home, RouteRequest, Routed, Source, Step};
+use crate::directory::clock::Clock;
+use crate::directory::committer::Changes;
+use crate::directory::draft::{Action, Command, Destination, Outcome};
+use crate::directory::error::{Error, Refused};
+use crate::domain::{Mapping, Placement};
+use crate::store::Placements;
+
+#[derive(Clone)]
+pub struct Table(Arc<Parts>);
+
+struct Parts {
+    placements: Arc<dyn Placements>,
+    changes: Changes,
+    clock: Clock,
+}
+
+impl Table {
+    pub fn new(placements: Arc<dyn Placements>, changes: Changes, clock: Clock) -> Self {
+        Self(Arc::new(Parts { placements, changes, clock }))
+    }
+}
+
+impl Service<RouteRequest> for Table {
+    type Response = Routed;
+    type Error = Error;
+    type Future = BoxFuture<'static, Answer>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: RouteRequest) -> Self::Future {
+        let parts = Arc::clone(&self.0);
+        async move { parts.route(request).await }.boxed()
+    }
+}
+
+impl Parts {
+    async fn route(&self, request: RouteRequest) -> Answer {
+        let as_of = Instant::now();
+        let mapping = self.placements.mapping(&request.key).await?;
+        let step = request.options.explain.then(|| Step::new("table", describe(&mapping)));
+        let mut steps = Vec::from_iter(step);
+        match &mapping {
+            Mapping::Placed(placement) if !placement.expired(self.clock.now()) => {
+                let placement = Arc::new(placement.clone());
+                return decided(&request, placement, Source::Table, as_of, steps);
+            }
+            Mapping::Placed(placement) if !request.options.assign => {
+                let expired = placement.expires.unwrap_or_else(|| self.clock.now());
+                return Err(Refused::PlacementExpired { expired }.into());
+            }
+            _ if !request.options.assign => return Err(Refused::PlacementNotFound.into()),
+            // A caller who has seen a later epoch talks of another table; to assign would make two truths.
+            _ if request.options.min_epoch.is_some_and(|least| mapping.next_epoch() < least) => {
+                return Err(Refused::EpochNotReached { present: mapping.last_epoch() }.into());
+            }
+            _ => {}
+        }
+
+        request.writing.begin();
+        let command = Command {
+            action: Action::Place {
+                key: request.key.clone(),
+                assumed: mapping,
+                destination: Destination::Best {
+                    constraints: Arc::clone(&request.options.constraints),
+                    entropy: rand::random(),
+                },
+                since: None,
+                expires: None,
+            },
+            request: None,
+        };
+        let Outcome::Placed { placement, created, candidates } =
+            self.changes.submit(command).await?
+        else {
+            // Unreachable: placing comes to a placement.
+            return Err(Error::OutcomeUnknown);
+        };
+        let source = if created { Source::Assigned } else { Source::Table };
+        if request.options.explain {
+            let outcome = match created {
+                true => format!("assigned to {} at epoch {}", placement.cell, placement.epoch),
+                false => format!("somebody else assigned it to {} first", placement.cell),
+            };
+            steps.push(Step { name: "assign", outcome, candidates });
+        }
+        decided(&request, placement, source, as_of, steps)
+    }
+}
+
+fn decided(
+    request: &RouteRequest,
+    placement: Arc<Placement>,
+    source: Source,
+    as_of: Instant,
+    steps: Vec<Step>,
+) -> Answer {
+    if request.options.min_epoch.is_some_and(|epoch| placement.epoch < epoch) {
+        return Err(Refused::EpochNotReached { present: Some(placement.epoch) }.into());
+    }
+    Ok(Routed { home: Home::Placed(placement), source, as_of, steps })
+}
+
+fn describe(mapping: &Mapping) -> String {
+    match mapping {
+        Mapping::Absent => "the tenant never had a cell".to_owned(),
+        Mapping::Vacated(epoch) => format!("the tenant's last cell ended at epoch {epoch}"),
+        Mapping::Placed(placement) => {
+            let expiry = placement.expires.map(|at| format!(", expiring at {at}"));
+            format!(
+                "placed in {} at epoch {}{}",
+                placement.cell,
+                placement.epoch,
+                expiry.unwrap_or_default()
+            )
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The words of the Cell Directory as types: no I/O, no clock, no transport.
+//!
+//! A value of one of these types is valid by construction; requests and stored records are parsed into them once, at the
+//! edge. Time and randomness come in as arguments.
+
+mod cell;
+mod id;
+mod journal;
+mod placement;
+mod time;
+
+pub use cell::{Capacity, Cell, CellState, Endpoint, Labels, Region, Weight};
+pub use id::{CellId, Epoch, Invalid, Nonce, PartitionKey, RequestId, Sequence};
+pub use journal::{Change, JournalEntry};
+pub use placement::{
+    Constraints, HistoryRecord, Mapping, Placement, PlacementEvent, RequestRecord, StoredOutcome,
+    WriteMode,
+};
+pub use time::Timestamp;

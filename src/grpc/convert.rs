@@ -1,0 +1,221 @@
+//! Domain types into messages.
+
+use std::time::Duration;
+
+use crate::directory::policy::{Candidate, Standing};
+use crate::directory::{FallbackReason, Home, Registry, Routed, Source, Step};
+use crate::domain::{
+    Cell, CellState, HistoryRecord, Placement, PlacementEvent, Timestamp, WriteMode,
+};
+use crate::proto::v1;
+
+/// A placement with its cell's address, where the cell is registered.
+pub fn placement(
+    placement: &Placement,
+    registry: Option<&Registry>,
+    now: Timestamp,
+) -> v1::Placement {
+    let cell = registry.and_then(|registry| registry.cell(&placement.cell));
+    v1::Placement {
+        partition_key: placement.key.as_str().to_owned(),
+        endpoint: cell.map_or_else(String::new, |cell| cell.endpoint.as_str().to_owned()),
+        region: cell.map_or_else(String::new, |cell| cell.region.as_str().to_owned()),
+        ..bare_placement(placement, || now)
+    }
+}
+
+/// A placement without what a batch says once for all: key and address. `now` is asked only where the placement expires.
+pub fn bare_placement(placement: &Placement, now: impl FnOnce() -> Timestamp) -> v1::Placement {
+    let expired = placement.expires.is_some() && placement.expired(now());
+    let state = match expired {
+        true => v1::PlacementState::Expired,
+        false => v1::PlacementState::Active,
+    };
+    v1::Placement {
+        cell_id: placement.cell.as_str().to_owned(),
+        epoch: placement.epoch.get(),
+        write_mode: write_mode(placement.write_mode).into(),
+        state: state.into(),
+        create_time: placement.created.map(timestamp),
+        update_time: placement.updated.map(timestamp),
+        expire_time: placement.expires.map(timestamp),
+        ..v1::Placement::default()
+    }
+}
+
+/// What Resolve answers.
+pub fn resolved(
+    routed: &Routed,
+    key: String,
+    registry: Option<&Registry>,
+    now: impl FnOnce() -> Timestamp,
+) -> v1::ResolveResponse {
+    let cell = registry.and_then(|registry| registry.cell(routed.cell()));
+    let bare = match &routed.home {
+        Home::Placed(placement) => bare_placement(placement, now),
+        Home::Default(cell) => guess(cell.as_str()),
+    };
+    v1::ResolveResponse {
+        placement: Some(v1::Placement {
+            partition_key: key,
+            endpoint: cell.map_or_else(String::new, |cell| cell.endpoint.as_str().to_owned()),
+            region: cell.map_or_else(String::new, |cell| cell.region.as_str().to_owned()),
+            ..bare
+        }),
+        decision: Some(decision(routed)),
+    }
+}
+
+/// What BatchResolve answers for one key.
+pub fn batch_result(routed: &Routed, now: impl FnOnce() -> Timestamp) -> v1::BatchResolveResult {
+    let bare = match &routed.home {
+        Home::Placed(placement) => bare_placement(placement, now),
+        Home::Default(cell) => guess(cell.as_str()),
+    };
+    v1::BatchResolveResult {
+        outcome: Some(v1::batch_resolve_result::Outcome::Placement(bare)),
+        decision: Some(decision(routed)),
+    }
+}
+
+fn guess(cell: &str) -> v1::Placement {
+    v1::Placement { cell_id: cell.to_owned(), ..v1::Placement::default() }
+}
+
+fn decision(routed: &Routed) -> v1::Decision {
+    let (source, reason) = match routed.source {
+        Source::Memory => (v1::DecisionSource::Memory, v1::FallbackReason::Unspecified),
+        Source::Table => (v1::DecisionSource::Table, v1::FallbackReason::Unspecified),
+        Source::Assigned => (v1::DecisionSource::Assigned, v1::FallbackReason::Unspecified),
+        Source::Fallback(reason) => (v1::DecisionSource::Fallback, fallback_reason(reason)),
+    };
+    let guessed = matches!(routed.home, Home::Default(_));
+    v1::Decision {
+        source: source.into(),
+        authoritative: !guessed,
+        age: (!guessed).then(|| duration(routed.as_of.elapsed())),
+        fallback_reason: reason.into(),
+        steps: routed.steps.iter().map(step).collect(),
+    }
+}
+
+fn fallback_reason(reason: FallbackReason) -> v1::FallbackReason {
+    match reason {
+        FallbackReason::Timeout => v1::FallbackReason::Timeout,
+        FallbackReason::Throttled => v1::FallbackReason::Throttled,
+        FallbackReason::Unavailable => v1::FallbackReason::Unavailable,
+        FallbackReason::NotReady => v1::FallbackReason::NotReady,
+    }
+}
+
+fn step(step: &Step) -> v1::DecisionStep {
+    let chosen = step.candidates.first();
+    let candidates = step.candidates.iter().map(|candidate| v1::Candidate {
+        cell_id: candidate.cell.as_str().to_owned(),
+        eligible: candidate.eligible(),
+        reason: reason(candidate, chosen.is_some_and(|chosen| chosen == candidate)),
+        score: match candidate.standing {
+            Standing::Ranked { score, .. } => Some(score),
+            Standing::NotDrawn | Standing::Ineligible { .. } => None,
+        },
+    });
+    v1::DecisionStep {
+        name: step.name.to_owned(),
+        outcome: step.outcome.clone(),
+        candidates: candidates.collect(),
+    }
+}
+
+fn reason(candidate: &Candidate, chosen: bool) -> String {
+    match &candidate.standing {
+        Standing::Ranked { why, .. } if chosen => format!("chosen: {why}, the highest"),
+        Standing::Ranked { why, .. } => why.clone(),
+        Standing::NotDrawn => "not among the two cells drawn".to_owned(),
+        Standing::Ineligible { why } => why.clone(),
+    }
+}
+
+pub fn cell(cell: &Cell) -> v1::Cell {
+    let labels = cell.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+    v1::Cell {
+        cell_id: cell.id.as_str().to_owned(),
+        region: cell.region.as_str().to_owned(),
+        endpoint: cell.endpoint.as_str().to_owned(),
+        labels: labels.collect(),
+        weight: Some(cell.weight.get()),
+        capacity: Some(cell.capacity.map_or(0, |capacity| capacity.get())),
+        state: cell_state(cell.state).into(),
+        etag: cell.etag(),
+        create_time: Some(timestamp(cell.created)),
+        update_time: Some(timestamp(cell.updated)),
+        placement_count: cell.placements,
+    }
+}
+
+fn cell_state(state: CellState) -> v1::CellState {
+    match state {
+        CellState::Active => v1::CellState::Active,
+        CellState::Cordoned => v1::CellState::Cordoned,
+        CellState::Draining => v1::CellState::Draining,
+        CellState::Quarantined => v1::CellState::Quarantined,
+        CellState::Retired => v1::CellState::Retired,
+    }
+}
+
+/// The present placement, as the first entry of a history.
+pub fn present(placement: &Placement) -> v1::PlacementHistoryEntry {
+    v1::PlacementHistoryEntry {
+        epoch: placement.epoch.get(),
+        cell_id: placement.cell.as_str().to_owned(),
+        began_by: event(placement.began_by).into(),
+        begin_time: placement.updated.or(placement.created).map(timestamp),
+        ended_by: v1::PlacementEvent::Unspecified.into(),
+        end_time: None,
+    }
+}
+
+pub fn past(record: &HistoryRecord) -> v1::PlacementHistoryEntry {
+    v1::PlacementHistoryEntry {
+        epoch: record.epoch.get(),
+        cell_id: record.cell.as_str().to_owned(),
+        began_by: event(record.began_by).into(),
+        begin_time: record.began.map(timestamp),
+        ended_by: event(record.ended_by).into(),
+        end_time: Some(timestamp(record.ended)),
+    }
+}
+
+fn event(event: PlacementEvent) -> v1::PlacementEvent {
+    match event {
+        PlacementEvent::Assigned => v1::PlacementEvent::Assigned,
+        PlacementEvent::Pinned => v1::PlacementEvent::Pinned,
+        PlacementEvent::Imported => v1::PlacementEvent::Imported,
+        PlacementEvent::Adopted => v1::PlacementEvent::Adopted,
+        PlacementEvent::Deleted => v1::PlacementEvent::Deleted,
+        PlacementEvent::Expired => v1::PlacementEvent::Expired,
+    }
+}
+
+fn write_mode(mode: WriteMode) -> v1::WriteMode {
+    match mode {
+        WriteMode::Direct => v1::WriteMode::Direct,
+        WriteMode::Logged => v1::WriteMode::Logged,
+    }
+}
+
+fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let nanos = time.millis().rem_euclid(1000) * 1_000_000;
+    prost_types::Timestamp {
+        seconds: time.seconds(),
+        // Below 1,000,000,000.
+        nanos: i32::try_from(nanos).unwrap_or(0),
+    }
+}
+
+fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        // Below 1,000,000,000.
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}

@@ -1,0 +1,388 @@
+//! The one place that makes errors into statuses.
+//!
+//! Every status carries `google.rpc.ErrorInfo` with a reason from [`Reason`], documented in `docs/errors.md`; `BadRequest` names the
+//! field, `RetryInfo` comes where waiting helps, `PreconditionFailure` where several things stand in the way. No text of the store
+//! reaches a caller.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt};
+
+use crate::directory::policy::Standing;
+use crate::directory::{Error, Refused};
+use crate::domain::Invalid;
+use crate::proto::v1::KeyError;
+use crate::store::StoreError;
+
+/// `google.rpc.ErrorInfo.domain`.
+pub const DOMAIN: &str = "cells.v1";
+
+/// When to try again what failed for a passing reason.
+const SOON: Duration = Duration::from_millis(200);
+
+/// Most cells that a status explains.
+const MAX_VIOLATIONS: usize = 50;
+
+macro_rules! reasons {
+    ($($name:ident = $text:literal: $code:ident,)*) => {
+        /// Why a call failed. The texts are part of the API.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Reason { $($name,)* }
+
+        impl Reason {
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+
+            pub fn code(self) -> Code {
+                match self { $(Reason::$name => Code::$code,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    InvalidPartitionKey = "INVALID_PARTITION_KEY": InvalidArgument,
+    InvalidCellId = "INVALID_CELL_ID": InvalidArgument,
+    InvalidRequestId = "INVALID_REQUEST_ID": InvalidArgument,
+    InvalidRegion = "INVALID_REGION": InvalidArgument,
+    InvalidEndpoint = "INVALID_ENDPOINT": InvalidArgument,
+    InvalidLabels = "INVALID_LABELS": InvalidArgument,
+    InvalidWeight = "INVALID_WEIGHT": InvalidArgument,
+    InvalidEtag = "INVALID_ETAG": InvalidArgument,
+    InvalidTime = "INVALID_TIME": InvalidArgument,
+    InvalidUpdateMask = "INVALID_UPDATE_MASK": InvalidArgument,
+    InvalidPageSize = "INVALID_PAGE_SIZE": InvalidArgument,
+    InvalidPageToken = "INVALID_PAGE_TOKEN": InvalidArgument,
+    InvalidBatchSize = "INVALID_BATCH_SIZE": InvalidArgument,
+    UnknownEnumValue = "UNKNOWN_ENUM_VALUE": InvalidArgument,
+    MissingField = "MISSING_FIELD": InvalidArgument,
+    MalformedMessage = "MALFORMED_MESSAGE": InvalidArgument,
+    RequestIdReused = "REQUEST_ID_REUSED": InvalidArgument,
+    PlacementNotFound = "PLACEMENT_NOT_FOUND": NotFound,
+    PlacementExpired = "PLACEMENT_EXPIRED": NotFound,
+    CellNotFound = "CELL_NOT_FOUND": NotFound,
+    PlacementExists = "PLACEMENT_EXISTS": AlreadyExists,
+    CellExists = "CELL_EXISTS": AlreadyExists,
+    EpochMismatch = "EPOCH_MISMATCH": Aborted,
+    EtagMismatch = "ETAG_MISMATCH": Aborted,
+    Contended = "CONTENDED": Aborted,
+    EpochNotReached = "EPOCH_NOT_REACHED": FailedPrecondition,
+    NoEligibleCell = "NO_ELIGIBLE_CELL": FailedPrecondition,
+    CellNotEligible = "CELL_NOT_ELIGIBLE": FailedPrecondition,
+    CellNotEmpty = "CELL_NOT_EMPTY": FailedPrecondition,
+    StateChangeNotAllowed = "STATE_CHANGE_NOT_ALLOWED": FailedPrecondition,
+    MessageTooLarge = "MESSAGE_TOO_LARGE": ResourceExhausted,
+    TooManyChanges = "TOO_MANY_CHANGES": ResourceExhausted,
+    DeadlineExceeded = "DEADLINE_EXCEEDED": DeadlineExceeded,
+    OutcomeUnknown = "OUTCOME_UNKNOWN": DeadlineExceeded,
+    Cancelled = "CANCELLED": Cancelled,
+    StoreThrottled = "STORE_THROTTLED": Unavailable,
+    StoreTimeout = "STORE_TIMEOUT": Unavailable,
+    StoreUnavailable = "STORE_UNAVAILABLE": Unavailable,
+    StoreRejected = "STORE_REJECTED": Unavailable,
+    NotReady = "NOT_READY": Unavailable,
+    RecordUnreadable = "RECORD_UNREADABLE": DataLoss,
+    MethodNotFound = "METHOD_NOT_FOUND": Unimplemented,
+    EncodingNotSupported = "ENCODING_NOT_SUPPORTED": Unimplemented,
+}
+
+/// Why a call, or one of its keys, failed, before it is put on the wire.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    reason: Reason,
+    message: String,
+    /// The request's field that is wrong.
+    field: Option<String>,
+    retry_after: Option<Duration>,
+    metadata: Vec<(&'static str, String)>,
+    violations: Vec<PreconditionViolation>,
+}
+
+impl Fault {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            field: None,
+            retry_after: None,
+            metadata: Vec::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// A fault in a field of the request.
+    pub fn field(
+        reason: Reason,
+        field: impl Into<String>,
+        problem: impl std::fmt::Display,
+    ) -> Self {
+        let field = field.into();
+        let mut fault = Self::new(reason, format!("{field} {problem}"));
+        fault.field = Some(field);
+        fault
+    }
+
+    /// A value that is not of its type, in a field of the request.
+    pub fn invalid(field: impl Into<String>, invalid: &Invalid) -> Self {
+        let known = Reason::ALL.iter().find(|reason| reason.as_str() == invalid.reason);
+        Self::field(*known.unwrap_or(&Reason::MalformedMessage), field, &invalid.problem)
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.metadata.push((name, value.to_string()));
+        self
+    }
+
+    /// For one key of many.
+    pub fn into_key_error(self) -> KeyError {
+        KeyError {
+            code: self.reason.code() as i32,
+            reason: self.reason.as_str().to_owned(),
+            message: self.message,
+            retry_delay: self.retry_after.and_then(|after| after.try_into().ok()),
+        }
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Status {
+        let metadata = fault.metadata.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let mut details = ErrorDetails::with_error_info(
+            fault.reason.as_str(),
+            DOMAIN,
+            metadata.collect::<std::collections::HashMap<_, _>>(),
+        );
+        if let Some(field) = fault.field {
+            details.add_bad_request_violation(field, fault.message.clone());
+        }
+        if let Some(after) = fault.retry_after {
+            details.set_retry_info(Some(after));
+        }
+        if !fault.violations.is_empty() {
+            details.set_precondition_failure(fault.violations);
+        }
+        Status::with_error_details(fault.reason.code(), fault.message, details)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        match error {
+            Error::Refused(refused) => refused.into(),
+            Error::Store(error) => error.into(),
+            Error::OutcomeUnknown => Fault::new(
+                Reason::OutcomeUnknown,
+                "the store's answer was lost: the change may have been made; repeat the call, which is safe with the same request_id",
+            )
+            .retry(SOON),
+            Error::Overloaded => {
+                Fault::new(Reason::TooManyChanges, "too many changes are waiting; try again").retry(SOON)
+            }
+            Error::NotReady => Fault::new(
+                Reason::NotReady,
+                "this replica has not read the registry of cells yet, or is shutting down; try again",
+            )
+            .retry(SOON),
+        }
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Fault {
+        let unavailable = |reason, problem: &str| {
+            Fault::new(reason, format!("{problem}; nothing was changed, try again")).retry(SOON)
+        };
+        match error {
+            StoreError::Throttled => {
+                unavailable(Reason::StoreThrottled, "the routing table throttles requests")
+            }
+            StoreError::Timeout => {
+                unavailable(Reason::StoreTimeout, "the routing table did not answer in time")
+            }
+            StoreError::Unreachable | StoreError::Failed => {
+                unavailable(Reason::StoreUnavailable, "the routing table cannot be reached")
+            }
+            StoreError::Rejected { detail } => {
+                tracing::error!(
+                    detail,
+                    "the store rejected a request; check the tables and permissions"
+                );
+                Fault::new(
+                    Reason::StoreRejected,
+                    "the routing table rejected the request; nothing was changed, and the server's log says why",
+                )
+            }
+            StoreError::Unreadable { detail } => {
+                tracing::error!(detail, "a stored record cannot be read; correct or remove it");
+                Fault::new(
+                    Reason::RecordUnreadable,
+                    "a stored record cannot be read; the server's log says which",
+                )
+            }
+        }
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Fault {
+        let message = refused.to_string();
+        let say = |reason: Reason, next: &str| Fault::new(reason, format!("{message}; {next}"));
+        match refused {
+            Refused::PlacementNotFound => {
+                say(Reason::PlacementNotFound, "resolve it with assignment, or pin it")
+            }
+            Refused::PlacementExpired { expired } => {
+                say(Reason::PlacementExpired, "resolve it with assignment, or pin it")
+                    .with("expire_time", expired)
+            }
+            Refused::PlacementExists { existing } => {
+                say(Reason::PlacementExists, "delete that placement first, or leave it")
+                    .with("cell_id", existing.cell)
+                    .with("epoch", existing.epoch)
+            }
+            Refused::EpochMismatch { present } => {
+                say(Reason::EpochMismatch, "read the placement and decide anew")
+                    .with("epoch", present)
+            }
+            Refused::EpochNotReached { present } => {
+                say(Reason::EpochNotReached, "check that the epoch comes from this directory")
+                    .with("epoch", present.map_or(0, |epoch| epoch.get()))
+            }
+            Refused::NoEligibleCell { candidates } => {
+                let mut fault =
+                    say(Reason::NoEligibleCell, "add a cell, uncordon one, or ask for less");
+                let violations = candidates.iter().take(MAX_VIOLATIONS).map(|candidate| {
+                    let why = match &candidate.standing {
+                        Standing::Ineligible { why } => why.clone(),
+                        Standing::Ranked { .. } | Standing::NotDrawn => {
+                            "was passed over".to_owned()
+                        }
+                    };
+                    PreconditionViolation::new("CELL", candidate.cell.as_str(), why)
+                });
+                fault.violations = violations.collect();
+                if fault.violations.is_empty() {
+                    let none = PreconditionViolation::new("REGISTRY", "", "no cell is registered");
+                    fault.violations.push(none);
+                }
+                fault
+            }
+            Refused::CellNotFound { cell } => {
+                say(Reason::CellNotFound, "list the cells, or create it").with("cell_id", cell)
+            }
+            Refused::CellExists { cell } => {
+                say(Reason::CellExists, "update it, or choose another id").with("cell_id", cell)
+            }
+            Refused::CellNotEligible { cell, why } => {
+                let mut fault = say(Reason::CellNotEligible, "choose another cell");
+                fault.violations = vec![PreconditionViolation::new("CELL", cell.as_str(), why)];
+                fault.with("cell_id", cell)
+            }
+            Refused::CellNotEmpty { cell } => {
+                let mut fault = say(Reason::CellNotEmpty, "move or delete them first");
+                let why = "holds placements";
+                fault.violations = vec![PreconditionViolation::new("CELL", cell.as_str(), why)];
+                fault.with("cell_id", cell)
+            }
+            Refused::StateChangeNotAllowed { cell, .. } => {
+                say(Reason::StateChangeNotAllowed, "RETIRED is final: create a new cell")
+                    .with("cell_id", cell)
+            }
+            Refused::EtagMismatch { present } => {
+                say(Reason::EtagMismatch, "read the cell and decide anew").with("etag", present)
+            }
+            Refused::RequestIdReused => Fault::field(
+                Reason::RequestIdReused,
+                "request_id",
+                "was used for another request; send a new one",
+            ),
+            Refused::Contended => say(Reason::Contended, "nothing was changed").retry(SOON),
+        }
+    }
+}
+
+/// Makes the statuses that tonic itself answers into ours. Leaves those alone that have details already.
+pub fn refine(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
+    let message = status.message();
+    let fault = match status.code() {
+        Code::Internal if message.contains("decode") || message.contains("buffer") => Fault::new(
+            Reason::MalformedMessage,
+            "the message is not a valid protobuf encoding of its type; text must be UTF-8",
+        ),
+        Code::OutOfRange | Code::ResourceExhausted => Fault::new(
+            Reason::MessageTooLarge,
+            "the message is larger than the server takes; send less at once",
+        ),
+        Code::Unimplemented if message.contains("compress") || message.contains("encoding") => {
+            Fault::new(
+                Reason::EncodingNotSupported,
+                "the message's compression is not supported; send it uncompressed",
+            )
+        }
+        Code::Unimplemented => Fault::new(
+            Reason::MethodNotFound,
+            "there is no such method; reflection lists those there are",
+        ),
+        Code::DeadlineExceeded => Fault::new(
+            Reason::DeadlineExceeded,
+            "the deadline passed before the answer was there; a change may have been made",
+        ),
+        Code::Cancelled => {
+            Fault::new(Reason::Cancelled, "the call was cancelled before the answer was there")
+        }
+        Code::Internal | Code::InvalidArgument | Code::Unknown => Fault::new(
+            Reason::MalformedMessage,
+            "the message does not follow the protocol of this method",
+        ),
+        _ => return status,
+    };
+    fault.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_documented_and_no_other() {
+        let documented = include_str!("../../docs/errors.md");
+        let listed: Vec<_> = documented
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+            .map(|(reason, _)| reason)
+            .collect();
+        for reason in Reason::ALL {
+            assert!(
+                listed.contains(&reason.as_str()),
+                "{} is not in docs/errors.md",
+                reason.as_str()
+            );
+        }
+        for reason in &listed {
+            assert!(Reason::ALL.iter().any(|r| r.as_str() == *reason), "{reason} does not exist");
+        }
+    }
+
+    #[test]
+    fn the_stores_text_does_not_reach_callers() {
+        let detail = "AccessDeniedException: arn:aws:secret".to_owned();
+        for error in
+            [StoreError::Rejected { detail: detail.clone() }, StoreError::Unreadable { detail }]
+        {
+            let status = Status::from(Fault::from(error));
+            assert!(!status.message().contains("arn"), "{status:?}");
+        }
+    }
+}

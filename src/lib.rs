@@ -1,0 +1,28 @@
+//! Cell Directory: knows which cell each tenant of a cell-based architecture lives in, and decides where new tenants go.
+//!
+//! `docs/architecture.md` is the map of this house.
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod config;
+pub mod directory;
+pub mod domain;
+mod embedded;
+pub mod grpc;
+pub mod store;
+pub mod tasks;
+pub mod telemetry;
+
+/// The generated contract (`proto/`).
+pub mod proto {
+    #![allow(clippy::all, clippy::pedantic, missing_docs)]
+
+    /// Package `cells.v1`.
+    pub mod v1 {
+        tonic::include_proto!("cells.v1");
+    }
+
+    /// The descriptors of all of it, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

@@ -1,0 +1,290 @@
+//! The records of `CellControl`: how each is written and read. Their keys are in [`super::schema`].
+
+use std::collections::BTreeMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::attributes::{Item, Reader, json, number, seconds_rounded_up, text};
+use super::schema::control::{
+    BEGUN_AT, BEGUN_BY, CAPACITY, CELL_ID, CHANGES, COUNTED_AT, CREATED_AT, DIGEST, ENDED_AT,
+    ENDED_BY, ENDPOINT, FORGET_AFTER, LABELS, LAST_UPDATED, METHOD, NONCE, OUTCOME, PK, PLACEMENTS,
+    REGION, REVISION, SEQUENCE, SK, STATE, WEIGHT, WRITTEN_AT,
+};
+use super::schema::{ControlKey, TTL};
+use crate::domain::{
+    Cell, CellId, CellState, Endpoint, HistoryRecord, JournalEntry, Labels, PlacementEvent, Region,
+    RequestRecord, Sequence, Timestamp, Weight,
+};
+use crate::store::StoreError;
+
+pub fn key(key: &ControlKey) -> Item {
+    Item::from([(PK.to_owned(), text(key.pk())), (SK.to_owned(), text(key.sk()))])
+}
+
+fn item<const N: usize>(of: &ControlKey, attributes: [(&str, AttributeValue); N]) -> Item {
+    let mut item = key(of);
+    item.extend(attributes.map(|(name, value)| (name.to_owned(), value)));
+    item
+}
+
+fn read_key(reader: &Reader<'_>) -> Result<ControlKey, StoreError> {
+    ControlKey::parse(reader.text(PK)?, reader.text(SK)?)
+        .ok_or_else(|| reader.unreadable(SK, "is not the key of a known record"))
+}
+
+fn wrong_kind(reader: &Reader<'_>) -> StoreError {
+    reader.unreadable(SK, "is the key of another kind of record")
+}
+
+pub fn head_item(sequence: Sequence) -> Item {
+    item(&ControlKey::Head, [(SEQUENCE, number(sequence))])
+}
+
+pub fn read_head(table: &str, item: &Item) -> Result<Sequence, StoreError> {
+    Reader { table, item }.number(SEQUENCE).map(Sequence::new)
+}
+
+pub fn entry_item(entry: &JournalEntry) -> Result<Item, StoreError> {
+    Ok(item(
+        &ControlKey::Entry(entry.sequence),
+        [
+            (NONCE, text(entry.nonce.to_string())),
+            (WRITTEN_AT, text(entry.written.to_string())),
+            (CHANGES, json(&entry.changes)?),
+        ],
+    ))
+}
+
+pub fn read_entry(table: &str, item: &Item) -> Result<JournalEntry, StoreError> {
+    let reader = Reader { table, item };
+    let ControlKey::Entry(sequence) = read_key(&reader)? else {
+        return Err(wrong_kind(&reader));
+    };
+    Ok(JournalEntry {
+        sequence,
+        nonce: reader.parsed(NONCE, |text| text.parse().ok())?,
+        written: reader.parsed(WRITTEN_AT, Timestamp::parse)?,
+        changes: reader.json(CHANGES)?,
+    })
+}
+
+/// A cell's settings, without its count.
+pub fn cell_item(cell: &Cell) -> Item {
+    let labels = cell.labels.iter();
+    let labels = labels.map(|(k, v)| (k.to_owned(), text(v))).collect();
+    let mut item = item(
+        &ControlKey::Cell(cell.id.clone()),
+        [
+            (REGION, text(cell.region.as_str())),
+            (ENDPOINT, text(cell.endpoint.as_str())),
+            (LABELS, AttributeValue::M(labels)),
+            (WEIGHT, number(cell.weight.get())),
+            (STATE, text(cell.state.as_str())),
+            (CREATED_AT, text(cell.created.to_string())),
+            (LAST_UPDATED, text(cell.updated.to_string())),
+            (REVISION, number(cell.revision)),
+        ],
+    );
+    if let Some(capacity) = cell.capacity {
+        item.insert(CAPACITY.to_owned(), number(capacity));
+    }
+    item
+}
+
+/// Placements of a cell as far as the journal entry `at`.
+pub fn count_item(cell: &CellId, placements: u64, at: Sequence) -> Item {
+    item(
+        &ControlKey::Count(cell.clone()),
+        [(PLACEMENTS, number(placements)), (COUNTED_AT, number(at))],
+    )
+}
+
+/// The cells that a set of settings and counts makes, in the order of their ids. A count without settings is what a
+/// removal left for a moment; settings without a count are of a cell that never had a placement.
+pub fn read_cells(table: &str, items: &[Item]) -> Result<Vec<Cell>, StoreError> {
+    let mut counts = BTreeMap::new();
+    let mut cells = Vec::new();
+    for item in items {
+        let reader = Reader { table, item };
+        match read_key(&reader)? {
+            ControlKey::Count(id) => {
+                counts.insert(id, read_count(&reader)?);
+            }
+            ControlKey::Cell(id) => cells.push(read_settings(&reader, id)?),
+            _ => return Err(wrong_kind(&reader)),
+        }
+    }
+    for cell in &mut cells {
+        if let Some((placements, at)) = counts.get(&cell.id) {
+            (cell.placements, cell.counted_at) = (*placements, *at);
+        }
+    }
+    cells.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(cells)
+}
+
+/// A count may be below zero for placements that were there before the cell was registered.
+fn read_count(reader: &Reader<'_>) -> Result<(u64, Sequence), StoreError> {
+    let placements: i64 = reader.number(PLACEMENTS)?;
+    let at = Sequence::new(reader.number(COUNTED_AT)?);
+    Ok((u64::try_from(placements).unwrap_or(0), at))
+}
+
+fn read_settings(reader: &Reader<'_>, id: CellId) -> Result<Cell, StoreError> {
+    let revision = Sequence::new(reader.number(REVISION)?);
+    Ok(Cell {
+        id,
+        region: reader.parsed(REGION, |text| Region::new(text).ok())?,
+        endpoint: reader.parsed(ENDPOINT, |text| Endpoint::new(text).ok())?,
+        labels: read_labels(reader)?,
+        weight: Weight::new(reader.number(WEIGHT)?)
+            .map_err(|invalid| reader.unreadable(WEIGHT, &invalid.problem))?,
+        capacity: reader.optional_number(CAPACITY)?,
+        state: reader.parsed(STATE, CellState::parse)?,
+        created: reader.parsed(CREATED_AT, Timestamp::parse)?,
+        updated: reader.parsed(LAST_UPDATED, Timestamp::parse)?,
+        revision,
+        placements: 0,
+        counted_at: revision,
+    })
+}
+
+fn read_labels(reader: &Reader<'_>) -> Result<Labels, StoreError> {
+    let Some(AttributeValue::M(map)) = reader.item.get(LABELS) else {
+        return Err(reader.unreadable(LABELS, "is not a map"));
+    };
+    let mut labels = BTreeMap::new();
+    for (key, value) in map {
+        let AttributeValue::S(value) = value else {
+            return Err(reader.unreadable(LABELS, "holds a value that is not a string"));
+        };
+        labels.insert(key.clone(), value.clone());
+    }
+    Labels::new(labels).map_err(|invalid| reader.unreadable(LABELS, &invalid.problem))
+}
+
+pub fn history_item(record: &HistoryRecord) -> Item {
+    let mut item = item(
+        &ControlKey::History(record.key.clone(), record.epoch),
+        [
+            (CELL_ID, text(record.cell.as_str())),
+            (BEGUN_BY, text(record.began_by.as_str())),
+            (ENDED_BY, text(record.ended_by.as_str())),
+            (ENDED_AT, text(record.ended.to_string())),
+        ],
+    );
+    if let Some(began) = record.began {
+        item.insert(BEGUN_AT.to_owned(), text(began.to_string()));
+    }
+    item
+}
+
+pub fn read_history(table: &str, item: &Item) -> Result<HistoryRecord, StoreError> {
+    let reader = Reader { table, item };
+    let ControlKey::History(key, epoch) = read_key(&reader)? else {
+        return Err(wrong_kind(&reader));
+    };
+    Ok(HistoryRecord {
+        key,
+        epoch,
+        cell: reader.parsed(CELL_ID, |text| CellId::new(text).ok())?,
+        began_by: reader.parsed(BEGUN_BY, PlacementEvent::parse)?,
+        began: reader.optional_parsed(BEGUN_AT, Timestamp::parse)?,
+        ended_by: reader.parsed(ENDED_BY, PlacementEvent::parse)?,
+        ended: reader.parsed(ENDED_AT, Timestamp::parse)?,
+    })
+}
+
+pub fn request_item(record: &RequestRecord) -> Result<Item, StoreError> {
+    Ok(item(
+        &ControlKey::Request(record.id.clone()),
+        [
+            (METHOD, text(record.method.as_str())),
+            (DIGEST, text(record.digest.as_str())),
+            (OUTCOME, json(&record.outcome)?),
+            (FORGET_AFTER, text(record.forget_after.to_string())),
+            (TTL, number(seconds_rounded_up(record.forget_after))),
+        ],
+    ))
+}
+
+pub fn read_request(table: &str, item: &Item) -> Result<RequestRecord, StoreError> {
+    let reader = Reader { table, item };
+    let ControlKey::Request(id) = read_key(&reader)? else {
+        return Err(wrong_kind(&reader));
+    };
+    Ok(RequestRecord {
+        id,
+        method: reader.text(METHOD)?.to_owned(),
+        digest: reader.text(DIGEST)?.to_owned(),
+        outcome: reader.json(OUTCOME)?,
+        forget_after: reader.parsed(FORGET_AFTER, Timestamp::parse)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::strategies;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_head_survives_its_item(n in any::<u64>()) {
+            prop_assert_eq!(read_head("T", &head_item(Sequence::new(n))), Ok(Sequence::new(n)));
+        }
+
+        #[test]
+        fn an_entry_survives_its_item(entry in strategies::entry()) {
+            let item = entry_item(&entry).unwrap();
+            prop_assert_eq!(read_entry("T", &item), Ok(entry));
+        }
+
+        #[test]
+        fn a_cell_survives_its_items(cell in strategies::cell()) {
+            let items = [cell_item(&cell), count_item(&cell.id, cell.placements, cell.counted_at)];
+            prop_assert_eq!(read_cells("T", &items), Ok(vec![cell]));
+        }
+
+        #[test]
+        fn a_past_placement_survives_its_item(record in strategies::history()) {
+            prop_assert_eq!(read_history("T", &history_item(&record)), Ok(record));
+        }
+
+        #[test]
+        fn a_request_survives_its_item(record in strategies::request()) {
+            let item = request_item(&record).unwrap();
+            prop_assert_eq!(read_request("T", &item), Ok(record));
+        }
+
+        #[test]
+        fn settings_without_a_count_have_none_and_counts_without_settings_no_cell(cell in strategies::cell()) {
+            let alone = read_cells("T", &[cell_item(&cell)]).unwrap();
+            prop_assert_eq!((alone[0].placements, alone[0].counted_at), (0, cell.revision));
+            prop_assert_eq!(read_cells("T", &[count_item(&cell.id, 3, cell.revision)]), Ok(vec![]));
+        }
+    }
+
+    #[test]
+    fn a_count_below_zero_is_none() {
+        let id = CellId::new("a").unwrap();
+        let mut item = count_item(&id, 0, Sequence::new(4));
+        item.insert(PLACEMENTS.to_owned(), number(-2));
+        let reader = Reader { table: "T", item: &item };
+        assert_eq!(read_count(&reader), Ok((0, Sequence::new(4))));
+    }
+
+    #[test]
+    fn a_record_under_another_kinds_key_is_refused() {
+        let head = head_item(Sequence::START);
+        for result in [
+            read_entry("T", &head).map(|_| ()),
+            read_history("T", &head).map(|_| ()),
+            read_request("T", &head).map(|_| ()),
+            read_cells("T", &[head.clone()]).map(|_| ()),
+        ] {
+            assert!(matches!(result, Err(StoreError::Unreadable { .. })), "{result:?}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Where everything is kept: the names of the tables and attributes, and the key of every record of `CellControl`.
+//!
+//! Invariants: [`ControlKey`] is the only maker and reader of `PK` and `SK`, and no two records share a key: each kind has its own
+//! prefix, and what follows a prefix is either of fixed form or the key's end. Numbers in sort keys are padded, so that their
+//! order is the numbers' order.
+
+use crate::domain::{CellId, Epoch, Invalid, PartitionKey, RequestId, Sequence};
+
+/// The index of `CellMappings` by cell. Vacated keys have no `CellId` and so are not in it.
+pub const CELL_ID_INDEX: &str = "CellIdIndex";
+
+/// Attributes of `CellMappings`. The first four and `TTL` are anybody's; the others are ours.
+pub mod mapping {
+    pub const PARTITION_KEY: &str = "PartitionKey";
+    pub const CELL_ID: &str = "CellId";
+    pub const CREATED_AT: &str = "CreatedAt";
+    pub const LAST_UPDATED: &str = "LastUpdated";
+    pub const EPOCH: &str = "Epoch";
+    pub const WRITE_MODE: &str = "WriteMode";
+    pub const BEGUN_BY: &str = "BegunBy";
+    pub const EXPIRES_AT: &str = "ExpiresAt";
+    pub const VACATED_AT: &str = "VacatedAt";
+}
+
+/// Attributes of `CellControl`.
+pub mod control {
+    pub const PK: &str = "PK";
+    pub const SK: &str = "SK";
+    // The head and the entries.
+    pub const SEQUENCE: &str = "Sequence";
+    pub const NONCE: &str = "Nonce";
+    pub const WRITTEN_AT: &str = "WrittenAt";
+    pub const CHANGES: &str = "Changes";
+    // Cells and their counts.
+    pub const REGION: &str = "Region";
+    pub const ENDPOINT: &str = "Endpoint";
+    pub const LABELS: &str = "Labels";
+    pub const WEIGHT: &str = "Weight";
+    pub const CAPACITY: &str = "Capacity";
+    pub const STATE: &str = "State";
+    pub const CREATED_AT: &str = "CreatedAt";
+    pub const LAST_UPDATED: &str = "LastUpdated";
+    pub const REVISION: &str = "Revision";
+    pub const PLACEMENTS: &str = "Placements";
+    pub const COUNTED_AT: &str = "CountedAt";
+    // Past placements.
+    pub const CELL_ID: &str = "CellId";
+    pub const BEGUN_BY: &str = "BegunBy";
+    pub const BEGUN_AT: &str = "BegunAt";
+    pub const ENDED_BY: &str = "EndedBy";
+    pub const ENDED_AT: &str = "EndedAt";
+    // Requests.
+    pub const METHOD: &str = "Method";
+    pub const DIGEST: &str = "Digest";
+    pub const OUTCOME: &str = "Outcome";
+    pub const FORGET_AFTER: &str = "ForgetAfter";
+}
+
+/// The attribute by which the storage itself deletes, in both tables.
+pub const TTL: &str = "TTL";
+
+/// The names of the two control tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableNames {
+    mappings: String,
+    control: String,
+}
+
+impl TableNames {
+    /// Longest prefix, in bytes.
+    pub const MAX_PREFIX: usize = 64;
+
+    /// `{prefix}CellMappings` and `{prefix}CellControl`; the prefix is at most 64 of `[A-Za-z0-9_.-]` and may be empty.
+    pub fn with_prefix(prefix: &str) -> Result<Self, Invalid> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        if prefix.len() > Self::MAX_PREFIX || !prefix.bytes().all(allowed) {
+            return Err(Invalid::new(
+                "INVALID_TABLE_PREFIX",
+                "is not at most 64 characters of [A-Za-z0-9_.-], such as staging-",
+            ));
+        }
+        Ok(Self {
+            mappings: format!("{prefix}CellMappings"),
+            control: format!("{prefix}CellControl"),
+        })
+    }
+
+    pub fn mappings(&self) -> &str {
+        &self.mappings
+    }
+
+    pub fn control(&self) -> &str {
+        &self.control
+    }
+}
+
+/// Entries in one partition of the journal. A reader asks for one partition at a time, and no partition grows for ever.
+pub const BUCKET: u64 = 1000;
+
+/// What a record of `CellControl` is, and by that its key:
+///
+/// | record | `PK` | `SK` | attributes |
+/// | --- | --- | --- | --- |
+/// | journal head | `JOURNAL` | `HEAD` | `Sequence` N |
+/// | journal entry | `JOURNAL#<sequence / 1000, 12 digits>` | `<sequence, 20 digits>` | `Nonce`, `WrittenAt`, `Changes` (JSON) |
+/// | cell | `CELL` | `CELL#<cell id>` | settings, `Revision` N |
+/// | count of a cell | `CELL` | `COUNT#<cell id>` | `Placements` N, `CountedAt` N |
+/// | past placement | `TENANT#<partition key>` | `HISTORY#<epoch, 20 digits>` | `CellId`, `BegunBy`, `BegunAt`, `EndedBy`, `EndedAt` |
+/// | request | `REQUEST#<request id>` | `REQUEST` | `Method`, `Digest`, `Outcome` (JSON), `ForgetAfter`, `TTL` N |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlKey {
+    Head,
+    Entry(Sequence),
+    Cell(CellId),
+    Count(CellId),
+    History(PartitionKey, Epoch),
+    Request(RequestId),
+}
+
+/// The partition that holds all cells and their counts.
+pub const CELLS_PK: &str = "CELL";
+
+/// The partition of the journal that holds an entry.
+pub fn bucket_pk(sequence: Sequence) -> String {
+    format!("JOURNAL#{:012}", sequence.get() / BUCKET)
+}
+
+/// The partition of a tenant's past placements.
+pub fn history_pk(key: &PartitionKey) -> String {
+    format!("TENANT#{key}")
+}
+
+impl ControlKey {
+    pub fn pk(&self) -> String {
+        match self {
+            ControlKey::Head => "JOURNAL".into(),
+            ControlKey::Entry(sequence) => bucket_pk(*sequence),
+            ControlKey::Cell(_) | ControlKey::Count(_) => CELLS_PK.into(),
+            ControlKey::History(key, _) => history_pk(key),
+            ControlKey::Request(id) => format!("REQUEST#{id}"),
+        }
+    }
+
+    pub fn sk(&self) -> String {
+        match self {
+            ControlKey::Head => "HEAD".into(),
+            ControlKey::Entry(sequence) => format!("{:020}", sequence.get()),
+            ControlKey::Cell(id) => format!("CELL#{id}"),
+            ControlKey::Count(id) => format!("COUNT#{id}"),
+            ControlKey::History(_, epoch) => format!("HISTORY#{:020}", epoch.get()),
+            ControlKey::Request(_) => "REQUEST".into(),
+        }
+    }
+
+    /// `None` for a key that no record of ours has.
+    pub fn parse(pk: &str, sk: &str) -> Option<Self> {
+        let key = match (pk.split_once('#'), sk.split_once('#')) {
+            (None, None) if (pk, sk) == ("JOURNAL", "HEAD") => ControlKey::Head,
+            (None, Some(("CELL", id))) => ControlKey::Cell(CellId::new(id).ok()?),
+            (None, Some(("COUNT", id))) => ControlKey::Count(CellId::new(id).ok()?),
+            (Some(("JOURNAL", _)), None) => ControlKey::Entry(Sequence::new(sk.parse().ok()?)),
+            (Some(("TENANT", key)), Some(("HISTORY", epoch))) => {
+                ControlKey::History(PartitionKey::new(key).ok()?, Epoch::new(epoch.parse().ok()?)?)
+            }
+            (Some(("REQUEST", id)), None) => ControlKey::Request(RequestId::new(id).ok()?),
+            _ => return None,
+        };
+        // Only what this very key would be written as: an entry in a foreign partition is no entry.
+        (key.pk() == pk && key.sk() == sk).then_some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::strategies;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_key_survives_its_text(key in strategies::control_key()) {
+            prop_assert_eq!(ControlKey::parse(&key.pk(), &key.sk()), Some(key));
+        }
+
+        #[test]
+        fn entries_sort_by_sequence(a in any::<u64>(), b in any::<u64>()) {
+            let text = |n| { let key = ControlKey::Entry(Sequence::new(n)); (key.pk(), key.sk()) };
+            // Past 10^15 the bucket's twelve digits no longer suffice; at a thousand entries a second that takes 31,000 years.
+            let (a, b) = (a % 1_000_000_000_000_000, b % 1_000_000_000_000_000);
+            prop_assert_eq!(text(a).cmp(&text(b)), a.cmp(&b));
+        }
+    }
+
+    #[test]
+    fn foreign_keys_are_no_records() {
+        for (pk, sk) in [
+            ("JOURNAL", "TAIL"),
+            ("JOURNAL#000000000000", "00000000000000001000"),
+            ("JOURNAL#0", "00000000000000000001"),
+            ("CELL", "CELL#Not-A-Cell"),
+            ("TENANT#a", "HISTORY#0"),
+            ("TENANT#a", "HISTORY#00000000000000000000"),
+            ("REQUEST#", "REQUEST"),
+        ] {
+            assert_eq!(ControlKey::parse(pk, sk), None, "{pk} {sk}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_held_to_what_table_names_may_be() {
+        let names = TableNames::with_prefix("it-1.").map(|names| names.control().to_owned());
+        assert_eq!(names.as_deref(), Ok("it-1.CellControl"));
+        for bad in ["a b", "é", "a/b", &"a".repeat(65)] {
+            assert!(TableNames::with_prefix(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Arbitrary domain values, for the codecs' round-trip properties.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use proptest::collection::{btree_map, hash_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::schema::ControlKey;
+use crate::domain::{
+    Cell, CellId, CellState, Change, Endpoint, Epoch, HistoryRecord, JournalEntry, Labels, Nonce,
+    PartitionKey, Placement, PlacementEvent, Region, RequestId, RequestRecord, Sequence,
+    StoredOutcome, Timestamp, Weight, WriteMode,
+};
+
+pub fn key() -> impl Strategy<Value = PartitionKey> {
+    // Separators of our own keys among them.
+    prop_oneof!["[ -~]{1,40}", "[a#é𝄞\"\\\\]{1,40}", "\\PC{1,64}"]
+        .prop_filter_map("not a partition key", |text| PartitionKey::new(text).ok())
+}
+
+pub fn cell_id() -> impl Strategy<Value = CellId> {
+    "[a-z0-9][a-z0-9-]{0,62}".prop_map(|text| CellId::new(text).unwrap())
+}
+
+pub fn time() -> impl Strategy<Value = Timestamp> {
+    (-62_135_596_800_000_i64..=253_402_207_200_000)
+        .prop_map(|millis| Timestamp::from_millis(millis).unwrap())
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    (1..=u64::MAX).prop_map(|n| Epoch::new(n).unwrap())
+}
+
+fn sequence() -> impl Strategy<Value = Sequence> {
+    any::<u64>().prop_map(Sequence::new)
+}
+
+fn event() -> impl Strategy<Value = PlacementEvent> {
+    select(PlacementEvent::ALL.to_vec())
+}
+
+/// A placement as we write it: never one that is still adopted.
+pub fn placement() -> impl Strategy<Value = Placement> {
+    let mode = select(vec![WriteMode::Direct, WriteMode::Logged]);
+    let began_by = event().prop_filter("adopted", |event| *event != PlacementEvent::Adopted);
+    let times = (option::of(time()), option::of(time()), option::of(time()));
+    (key(), cell_id(), epoch(), mode, began_by, times).prop_map(
+        |(key, cell, epoch, write_mode, began_by, (created, updated, expires))| Placement {
+            key,
+            cell,
+            epoch,
+            write_mode,
+            began_by,
+            created,
+            updated,
+            expires,
+        },
+    )
+}
+
+pub fn cell() -> impl Strategy<Value = Cell> {
+    let labels = btree_map("[a-z0-9][a-z0-9._/-]{0,20}", "[^\\p{Cc}]{0,30}", 0..4);
+    let labels = labels.prop_map(|map: BTreeMap<String, String>| Labels::new(map).unwrap());
+    let settings = (
+        cell_id(),
+        "[a-z0-9][a-z0-9-]{0,31}",
+        "[!-~]{1,60}",
+        labels,
+        0..=1_000_000_u32,
+        option::of(1..=u64::MAX),
+        select(CellState::ALL.to_vec()),
+    );
+    let count = 0..=u64::try_from(i64::MAX).unwrap();
+    (settings, time(), time(), sequence(), count, sequence()).prop_map(
+        |(settings, created, updated, revision, placements, counted_at)| {
+            let (id, region, endpoint, labels, weight, capacity, state) = settings;
+            Cell {
+                id,
+                region: Region::new(region).unwrap(),
+                endpoint: Endpoint::new(endpoint).unwrap(),
+                labels,
+                weight: Weight::new(weight).unwrap(),
+                capacity: capacity.and_then(NonZeroU64::new),
+                state,
+                created,
+                updated,
+                revision,
+                placements,
+                counted_at,
+            }
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (placement(), option::of(cell_id()))
+            .prop_map(|(placement, replaced)| Change::Placed { placement, replaced }),
+        placement().prop_map(|placement| Change::Vacated { placement }),
+        cell().prop_map(|cell| Change::CellCreated { cell }),
+        cell().prop_map(|cell| Change::CellUpdated { cell }),
+        cell_id().prop_map(|cell| Change::CellDeleted { cell }),
+    ]
+}
+
+pub fn entry() -> impl Strategy<Value = JournalEntry> {
+    let nonce = any::<u128>().prop_map(Nonce::new);
+    // The key has room for the buckets of 10^15 entries.
+    let sequence = (1..1_000_000_000_000_000_u64).prop_map(Sequence::new);
+    (sequence, nonce, time(), vec(change(), 0..4)).prop_map(
+        |(sequence, nonce, written, changes)| JournalEntry { sequence, nonce, written, changes },
+    )
+}
+
+pub fn history() -> impl Strategy<Value = HistoryRecord> {
+    let began = option::of(time());
+    (key(), epoch(), cell_id(), event(), began, event(), time()).prop_map(
+        |(key, epoch, cell, began_by, began, ended_by, ended)| HistoryRecord {
+            key,
+            epoch,
+            cell,
+            began_by,
+            began,
+            ended_by,
+            ended,
+        },
+    )
+}
+
+fn request_id() -> impl Strategy<Value = RequestId> {
+    "[A-Za-z0-9._-]{1,64}".prop_map(|text| RequestId::new(text).unwrap())
+}
+
+pub fn request() -> impl Strategy<Value = RequestRecord> {
+    let outcome = prop_oneof![
+        placement().prop_map(StoredOutcome::Placed),
+        placement().prop_map(StoredOutcome::Vacated),
+        cell().prop_map(StoredOutcome::Cell),
+        Just(StoredOutcome::CellDeleted),
+    ];
+    (request_id(), "[ -~]{1,30}", "[0-9a-f]{64}", outcome, time()).prop_map(
+        |(id, method, digest, outcome, forget_after)| RequestRecord {
+            id,
+            method,
+            digest,
+            outcome,
+            forget_after,
+        },
+    )
+}
+
+pub fn control_key() -> impl Strategy<Value = ControlKey> {
+    prop_oneof![
+        Just(ControlKey::Head),
+        sequence().prop_map(ControlKey::Entry),
+        cell_id().prop_map(ControlKey::Cell),
+        cell_id().prop_map(ControlKey::Count),
+        (key(), epoch()).prop_map(|(key, epoch)| ControlKey::History(key, epoch)),
+        request_id().prop_map(ControlKey::Request),
+    ]
+}
+
+/// Attributes that some other writer may have put beside `PartitionKey` and `CellId`, under names of ours and of its own.
+pub fn foreign_attributes()
+-> impl Strategy<Value = std::collections::HashMap<String, AttributeValue>> {
+    let name = prop_oneof!["CreatedAt", "LastUpdated", "TTL", "WriteMode", "x[a-z]{0,5}"];
+    let value = prop_oneof![
+        "\\PC{0,20}".prop_map(AttributeValue::S),
+        any::<f64>().prop_map(|n| AttributeValue::N(n.to_string())),
+        any::<i64>().prop_map(|n| AttributeValue::N(n.to_string())),
+        any::<bool>().prop_map(AttributeValue::Bool),
+        Just(AttributeValue::Null(true)),
+        vec("[a-z]{1,3}", 1..3).prop_map(AttributeValue::Ss),
+    ];
+    hash_map(name, value, 0..5)
+}

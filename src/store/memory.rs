@@ -1,0 +1,325 @@
+//! The store in memory: a real implementation, which passes the suite that the others pass, and loses all with its process.
+//!
+//! Invariant: everything is under one lock, so each call sees and leaves a state between two commits, and all reads are strongly
+//! consistent, those of the index included. A commit checks all of its conditions before it writes anything.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::{
+    Commit, CommitOutcome, Cursor, Expected, Found, Journal, Page, Placements, Refusal, StoreError,
+    Write,
+};
+use crate::domain::{
+    Cell, CellId, Epoch, HistoryRecord, JournalEntry, Mapping, PartitionKey, Placement, RequestId,
+    RequestRecord, Sequence, Timestamp,
+};
+
+/// Placements and journal in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    head: Sequence,
+    entries: BTreeMap<Sequence, JournalEntry>,
+    /// Never [`Mapping::Absent`].
+    mappings: BTreeMap<PartitionKey, Mapping>,
+    /// Settings; what they say of the count does not count.
+    cells: BTreeMap<CellId, Cell>,
+    /// May fall below zero for placements that were there before their cell was registered.
+    counts: BTreeMap<CellId, (i64, Sequence)>,
+    history: BTreeMap<(PartitionKey, Epoch), HistoryRecord>,
+    requests: BTreeMap<RequestId, RequestRecord>,
+}
+
+impl MemoryStore {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store whose journal's head is at `head`, as if older entries had been forgotten.
+    pub fn starting_at(head: Sequence) -> Self {
+        let store = Self::default();
+        store.state.lock().head = head;
+        store
+    }
+
+    /// Writes a placement as somebody else's router would: without condition and without a journal entry. What it says of epoch,
+    /// mode and origin is for it to say ([`Placement::adopted`]).
+    pub fn adopt(&self, placement: Placement) {
+        let mut state = self.state.lock();
+        let key = placement.key.clone();
+        state.mappings.insert(key, Mapping::Placed(placement));
+    }
+}
+
+#[async_trait]
+impl Placements for MemoryStore {
+    async fn mapping(&self, key: &PartitionKey) -> Result<Mapping, StoreError> {
+        Ok(self.state.lock().mapping(key))
+    }
+
+    async fn list(
+        &self,
+        cell: Option<&CellId>,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<Placement>, StoreError> {
+        let wanted = |placement: &Placement| cell.is_none_or(|cell| placement.cell == *cell);
+        // Unlike a table's scan, a page examines as many items as it takes to fill it.
+        self.state.lock().page(limit, usize::MAX, after, wanted)
+    }
+
+    async fn count(&self, cell: &CellId) -> Result<u64, StoreError> {
+        let state = self.state.lock();
+        let placed = state.mappings.values().filter_map(Mapping::placement);
+        let count = placed.filter(|placement| placement.cell == *cell).count();
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+
+    async fn expired(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<Placement>, StoreError> {
+        let wanted = |placement: &Placement| placement.expired(now);
+        self.state.lock().page(limit, limit, after, wanted)
+    }
+
+    async fn history(
+        &self,
+        key: &PartitionKey,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<HistoryRecord>, StoreError> {
+        let before = match after {
+            // An epoch saturates at its largest value, so that is included.
+            None => Bound::Included((key.clone(), Epoch::new(u64::MAX).unwrap_or(Epoch::FIRST))),
+            Some(Cursor(text)) => {
+                let epoch = text.parse().ok().and_then(Epoch::new);
+                Bound::Excluded((key.clone(), epoch.ok_or_else(invalid_cursor)?))
+            }
+        };
+        if before == Bound::Excluded((key.clone(), Epoch::FIRST)) {
+            return Ok(Page { items: Vec::new(), next: None });
+        }
+        let state = self.state.lock();
+        let first = Bound::Included((key.clone(), Epoch::FIRST));
+        let records = state.history.range((first, before)).rev();
+        let records = records.take(limit.max(1).saturating_add(1));
+        let mut items: Vec<_> = records.map(|(_, record)| record.clone()).collect();
+        let more = items.len() > limit.max(1);
+        items.truncate(limit.max(1));
+        let last = items.last().filter(|_| more);
+        let next = last.map(|record| Cursor(record.epoch.to_string()));
+        Ok(Page { items, next })
+    }
+}
+
+#[async_trait]
+impl Journal for MemoryStore {
+    async fn head(&self) -> Result<Sequence, StoreError> {
+        Ok(self.state.lock().head)
+    }
+
+    async fn entries(
+        &self,
+        after: Sequence,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>, StoreError> {
+        let state = self.state.lock();
+        let entries = state.entries.range((Bound::Excluded(after), Bound::Unbounded));
+        Ok(entries.take(limit).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn cells(&self) -> Result<Vec<Cell>, StoreError> {
+        let state = self.state.lock();
+        let cell = |settings: &Cell| {
+            let count = state.counts.get(&settings.id);
+            let (placements, at) = count.copied().unwrap_or((0, settings.revision));
+            Cell {
+                placements: u64::try_from(placements).unwrap_or(0),
+                counted_at: at,
+                ..settings.clone()
+            }
+        };
+        Ok(state.cells.values().map(cell).collect())
+    }
+
+    async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {
+        Ok(self.state.lock().requests.get(id).cloned())
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<CommitOutcome, StoreError> {
+        if let Some(problem) = commit.malformed().or_else(|| repeated_item(commit)) {
+            return Err(StoreError::Rejected { detail: problem.into() });
+        }
+        let mut state = self.state.lock();
+        if state.head.next() != commit.entry.sequence {
+            return Ok(CommitOutcome::HeadMoved);
+        }
+        let refusals = state.refusals(commit);
+        if !refusals.is_empty() {
+            return Ok(CommitOutcome::Refused(refusals));
+        }
+        for write in &commit.writes {
+            state.apply(write, commit.entry.sequence);
+        }
+        state.head = commit.entry.sequence;
+        let entry = commit.entry.clone();
+        state.entries.insert(entry.sequence, entry);
+        Ok(CommitOutcome::Committed)
+    }
+}
+
+impl State {
+    fn mapping(&self, key: &PartitionKey) -> Mapping {
+        self.mappings.get(key).cloned().unwrap_or(Mapping::Absent)
+    }
+
+    /// At most `limit` placements of those wanted, from at most `examine` keys after the cursor.
+    fn page(
+        &self,
+        limit: usize,
+        examine: usize,
+        after: Option<&Cursor>,
+        wanted: impl Fn(&Placement) -> bool,
+    ) -> Result<Page<Placement>, StoreError> {
+        let after = match after {
+            None => Bound::Unbounded,
+            Some(Cursor(text)) => {
+                Bound::Excluded(PartitionKey::new(text.as_str()).map_err(|_| invalid_cursor())?)
+            }
+        };
+        let mut items = Vec::new();
+        let mut last = None;
+        let mut rest = self.mappings.range((after, Bound::Unbounded)).peekable();
+        for (key, mapping) in rest.by_ref().take(examine.max(1)) {
+            last = Some(key);
+            items.extend(mapping.placement().filter(|p| wanted(p)).cloned());
+            if items.len() >= limit.max(1) {
+                break;
+            }
+        }
+        let last = last.filter(|_| rest.peek().is_some());
+        let next = last.map(|key| Cursor(key.as_str().to_owned()));
+        Ok(Page { items, next })
+    }
+
+    fn refusals(&self, commit: &Commit) -> Vec<Refusal> {
+        let now = commit.entry.written;
+        let writes = commit.writes.iter().enumerate();
+        let refused = writes.filter_map(|(write, what)| {
+            let found = self.in_the_way_of(what, now)?;
+            Some(Refusal { write, found })
+        });
+        refused.collect()
+    }
+
+    fn in_the_way_of(&self, write: &Write, now: Timestamp) -> Option<Found> {
+        match write {
+            Write::Place { placement, expect } => self.unexpected(&placement.key, expect),
+            Write::Vacate { key, expect, .. } => self.unexpected(key, expect),
+            Write::PutRequest(record) => {
+                let taken = self.requests.get(&record.id);
+                let taken = taken.filter(|taken| taken.forget_after > now);
+                taken.cloned().map(Found::Request)
+            }
+            Write::AddHistory(_)
+            | Write::PutCell { .. }
+            | Write::RemoveCell(_)
+            | Write::AddToCount { .. } => None,
+        }
+    }
+
+    fn unexpected(&self, key: &PartitionKey, expect: &Expected) -> Option<Found> {
+        let present = self.mapping(key);
+        let met = match (expect, &present) {
+            (Expected::Absent, Mapping::Absent) => true,
+            (Expected::Vacated(epoch), Mapping::Vacated(present)) => epoch == present,
+            (Expected::Placed { cell, epoch, adopted }, Mapping::Placed(present)) => {
+                let same = *cell == present.cell && *adopted == present.adopted();
+                // An adopted item has no epoch to compare.
+                same && (*adopted || *epoch == present.epoch)
+            }
+            _ => false,
+        };
+        (!met).then_some(Found::Mapping(present))
+    }
+
+    fn apply(&mut self, write: &Write, sequence: Sequence) {
+        match write.clone() {
+            Write::Place { placement, .. } => {
+                let key = placement.key.clone();
+                self.mappings.insert(key, Mapping::Placed(placement));
+            }
+            Write::Vacate { key, epoch, .. } => {
+                self.mappings.insert(key, Mapping::Vacated(epoch));
+            }
+            Write::AddHistory(record) => {
+                self.history.insert((record.key.clone(), record.epoch), record);
+            }
+            Write::PutCell { cell, set_count } => {
+                if set_count {
+                    let count = i64::try_from(cell.placements).unwrap_or(i64::MAX);
+                    self.counts.insert(cell.id.clone(), (count, cell.counted_at));
+                }
+                self.cells.insert(cell.id.clone(), cell);
+            }
+            Write::RemoveCell(id) => {
+                self.cells.remove(&id);
+                self.counts.remove(&id);
+            }
+            Write::AddToCount { cell, delta } => {
+                let count = self.counts.entry(cell).or_insert((0, sequence));
+                *count = (count.0.saturating_add(delta), sequence);
+            }
+            Write::PutRequest(record) => {
+                self.requests.insert(record.id.clone(), record);
+            }
+        }
+    }
+}
+
+/// An item that a write touches.
+#[derive(PartialEq, Eq, Hash)]
+enum Touched<'a> {
+    Mapping(&'a PartitionKey),
+    History(&'a PartitionKey, Epoch),
+    Cell(&'a CellId),
+    Count(&'a CellId),
+    Request(&'a RequestId),
+}
+
+/// A transaction cannot touch an item twice.
+fn repeated_item(commit: &Commit) -> Option<&'static str> {
+    let mut seen = HashSet::new();
+    for write in &commit.writes {
+        let (first, second) = match write {
+            Write::Place { placement, .. } => (Touched::Mapping(&placement.key), None),
+            Write::Vacate { key, .. } => (Touched::Mapping(key), None),
+            Write::AddHistory(record) => (Touched::History(&record.key, record.epoch), None),
+            Write::PutCell { cell, set_count } => {
+                (Touched::Cell(&cell.id), set_count.then_some(Touched::Count(&cell.id)))
+            }
+            Write::RemoveCell(id) => (Touched::Cell(id), Some(Touched::Count(id))),
+            Write::AddToCount { cell, .. } => (Touched::Count(cell), None),
+            Write::PutRequest(record) => (Touched::Request(&record.id), None),
+        };
+        if !seen.insert(first) || second.is_some_and(|second| !seen.insert(second)) {
+            return Some("a commit touches an item twice");
+        }
+    }
+    None
+}
+
+fn invalid_cursor() -> StoreError {
+    StoreError::Rejected { detail: "a cursor is not of this store".into() }
+}

@@ -1,0 +1,146 @@
+//! A `celld` process for a test: started on a free port, ended with the test.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cell_directory::proto::v1;
+use cell_directory::proto::v1::cell_admin_client::CellAdminClient;
+use cell_directory::proto::v1::cell_directory_client::CellDirectoryClient;
+use tonic::transport::Channel;
+
+/// How long a process may take to listen.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// A running `celld`. Killed on drop.
+pub struct Celld {
+    child: Child,
+    /// `127.0.0.1:port`.
+    pub address: String,
+    /// What it printed until it listened.
+    pub greeting: String,
+}
+
+/// `celld` with arguments, and nothing of this machine's own settings.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_celld"));
+    command.args(arguments);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CELLD_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Celld {
+    /// `celld serve` on the tables with this prefix, made where they are missing.
+    pub fn serve(endpoint: &str, prefix: &str, more: &[&str]) -> Self {
+        let tables = ["--dynamodb-endpoint", endpoint, "--table-prefix", prefix];
+        let created = command(&["tables", "create"]).args(tables).output().unwrap();
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        let mut serve = command(&["serve", "--listen", "127.0.0.1:0"]);
+        serve.args(tables).args(more);
+        Self::start(serve)
+    }
+
+    /// `celld dev` with its data in a directory.
+    pub fn dev(data_dir: &std::path::Path, more: &[&str]) -> Self {
+        let mut dev = command(&["dev", "--listen", "127.0.0.1:0"]);
+        dev.args(["--dev-dynamodb-listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).args(more);
+        Self::start(dev)
+    }
+
+    /// Starts a command and waits until it says where it listens.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // Goes on reading to the end, so that the process never waits for a full pipe.
+        std::thread::spawn(move || {
+            while let Some(Ok(line)) = lines.next() {
+                let _ = sender.send(line);
+            }
+        });
+        let deadline = Instant::now() + STARTING;
+        let mut greeting = String::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match receiver.recv_timeout(left) {
+                Ok(line) => {
+                    greeting.push_str(&line);
+                    greeting.push('\n');
+                    if let Some(address) = line.split_once("serves gRPC on ").map(|(_, address)| address) {
+                        let address = address.trim().to_owned();
+                        return Self { child, address, greeting };
+                    }
+                }
+                Err(_) => {
+                    let _ = child.kill();
+                    panic!("celld did not listen; it printed: {greeting}");
+                }
+            }
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit status when it has ended.
+    pub fn terminate(mut self) -> std::process::ExitStatus {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address));
+        endpoint.unwrap().connect().await.unwrap()
+    }
+
+    pub async fn directory(&self) -> CellDirectoryClient<Channel> {
+        CellDirectoryClient::new(self.channel().await)
+    }
+
+    pub async fn admin(&self) -> CellAdminClient<Channel> {
+        CellAdminClient::new(self.channel().await)
+    }
+
+    /// Registers cells in `eu-west-1`.
+    pub async fn create_cells(&self, ids: &[&str]) {
+        let mut admin = self.admin().await;
+        for id in ids {
+            let request = v1::CreateCellRequest { cell: Some(cell(id)), ..Default::default() };
+            admin.create_cell(request).await.unwrap();
+        }
+    }
+}
+
+impl Drop for Celld {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A cell to register.
+pub fn cell(id: &str) -> v1::Cell {
+    v1::Cell {
+        cell_id: id.to_owned(),
+        region: "eu-west-1".to_owned(),
+        endpoint: format!("https://{id}.example.com"),
+        ..Default::default()
+    }
+}
+
+/// A prefix for tables that no other test uses.
+pub fn unique(name: &str) -> String {
+    format!("{name}-{:016x}-", rand::random::<u64>())
+}
