@@ -145,7 +145,6 @@ impl Served {
         endpoint: Option<String>,
         telemetry: &Telemetry,
     ) -> Result<Self, AppError> {
-        let settings = settings(config)?;
         // Bound first: a second celld on the same address fails before it touches anything.
         let server = BoundServer::bind(config.listen).await?;
         let client = connect(config, endpoint).await;
@@ -160,15 +159,9 @@ impl Served {
         let store_settings =
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
         let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
+        let store = Store { placements: store.clone(), journal: store };
         let tasks = Tasks::new();
-        let ingredients = Ingredients {
-            store: Store { placements: store.clone(), journal: store },
-            policy: policy_of(config.assignment_policy),
-            clock: Clock::system(),
-            metrics: telemetry.decision_metrics(),
-            settings,
-        };
-        let directory = Directory::start(ingredients, &tasks);
+        let directory = directory(store, config, telemetry, &tasks)?;
         Ok(Self { directory, server, tasks })
     }
 
@@ -216,6 +209,23 @@ impl Served {
         served?;
         guarded
     }
+}
+
+/// A directory on a store, its tasks started.
+pub fn directory(
+    store: Store,
+    config: &Config,
+    telemetry: &Telemetry,
+    tasks: &Tasks,
+) -> Result<Directory, AppError> {
+    let ingredients = Ingredients {
+        store,
+        policy: policy_of(config.assignment_policy),
+        clock: Clock::system(),
+        metrics: telemetry.decision_metrics(),
+        settings: settings(config)?,
+    };
+    Ok(Directory::start(ingredients, tasks))
 }
 
 async fn run_tables(config: &Config, command: TablesCommand) -> Result<(), AppError> {
@@ -345,7 +355,8 @@ fn policy_of(policy: AssignmentPolicy) -> Arc<dyn policy::AssignmentPolicy> {
     }
 }
 
-fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerSettings, AppError> {
+/// How to serve, by the configuration.
+pub fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerSettings, AppError> {
     let tls = match (&config.tls_cert, &config.tls_key) {
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
         _ => None,
@@ -375,7 +386,8 @@ fn read(file: &std::path::Path) -> Result<Vec<u8>, AppError> {
     std::fs::read(file).map_err(named)
 }
 
-fn telemetry_config(config: &Config) -> TelemetryConfig {
+/// What telemetry does, by the configuration.
+pub fn telemetry_config(config: &Config) -> TelemetryConfig {
     TelemetryConfig {
         otlp_endpoint: config.otlp_endpoint.as_ref().map(ToString::to_string),
         otlp_timeout: config.otlp_timeout,

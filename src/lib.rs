@@ -8,7 +8,7 @@ pub mod app;
 pub mod config;
 pub mod directory;
 pub mod domain;
-mod embedded;
+pub mod embedded;
 pub mod grpc;
 pub mod store;
 pub mod tasks;

@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use cell_directory::{app, config};
 
+/// A batch's answer is a thousand small strings: the allocator is a good part of the work.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match config::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(invocation) => app::main(invocation),

@@ -11,17 +11,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use opentelemetry::trace::SpanContext;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tower::retry::backoff::{Backoff, ExponentialBackoffMaker, MakeBackoff};
+use tracing::Instrument;
 
 use super::clock::Clock;
+use super::commit_span;
 use super::draft::{Command, Draft, Drafted, Outcome};
 use super::error::{Error, Refused};
 use super::policy::AssignmentPolicy;
 use super::replica::Replica;
 use crate::domain::{Nonce, Sequence};
 use crate::store::{Commit, CommitOutcome, Found, Journal, Refusal, StoreError};
+use crate::telemetry::propagation;
 
 /// Most commands that wait for the task to take them up.
 const QUEUE: usize = 4096;
@@ -53,6 +57,8 @@ struct Waiting {
     redrafts: u32,
     /// Drafted on a registry that was read after the command came: a refusal is final.
     current: bool,
+    /// Who asks, where that is traced.
+    caller: Option<SpanContext>,
 }
 
 impl Changes {
@@ -62,7 +68,8 @@ impl Changes {
     /// [`Error::Refused`], or why it could not be done; only after [`Error::OutcomeUnknown`] may it have been done.
     pub async fn submit(&self, command: Command) -> Result<Outcome, Error> {
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting { command, reply, redrafts: 0, current: false };
+        let caller = propagation::current();
+        let waiting = Waiting { command, reply, redrafts: 0, current: false, caller };
         self.queue.try_send(waiting).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Error::NotReady,
@@ -92,6 +99,18 @@ enum Ended {
     HeadMoved,
     Refused(Vec<Refusal>),
     Failed(Error),
+}
+
+impl Ended {
+    /// As telemetry names it.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Ended::Committed => "committed",
+            Ended::HeadMoved => "head_moved",
+            Ended::Refused(_) => "refused",
+            Ended::Failed(_) => "failed",
+        }
+    }
 }
 
 impl Committer {
@@ -155,7 +174,10 @@ impl Committer {
         if !draft.is_empty() {
             let (commit, owners) = draft.finish(Nonce::new(rand::random()));
             let began = Instant::now();
-            let ended = self.commit(&commit).await;
+            let callers = included.iter().filter_map(|(waiting, _)| waiting.caller.as_ref());
+            let span = commit_span::begin(commit.entry.sequence, included.len(), callers);
+            let ended = self.commit(&commit).instrument(span.clone()).await;
+            commit_span::end(span, ended.as_str(), matches!(ended, Ended::Failed(_)));
             if matches!(ended, Ended::Committed) {
                 self.replica.apply_own(&commit.entry, began).await;
             }

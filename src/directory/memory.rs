@@ -5,8 +5,14 @@
 //! overtaken by an entry about its key could put an old placement over the newer one, even after the newer one was evicted; so a
 //! read announces itself first, an entry marks the announced reads of its keys, and a marked read is not kept.
 //!
+//! *Epochs do not fall.* The table can be ahead of the journal as this replica has applied it, and a read can come back late. So what
+//! is held gives way to no lower epoch, and a read that comes back below what was told of its key meanwhile must be repeated
+//! ([`ReadTicket::keep`]). A read that an entry has overtaken is not shared with those who come after the entry
+//! ([`ReadTicket::round`]): they may know more than it will say.
+//!
 //! *How old an answer can be*: a poll of the journal that began at `t` and found nothing newer proves that all that is held is
-//! current as of `t` ([`Memory::proven`]). A placement read from the table is current as of the start of its read.
+//! current as of `t` ([`Memory::proven`]). A placement read from the table is current as of the start of its read. An entry that was
+//! read from the journal proves nothing of the kind: a later entry, not applied yet, may have changed the placement long ago.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +23,7 @@ use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-use crate::domain::{Change, PartitionKey, Placement};
+use crate::domain::{Change, Epoch, PartitionKey, Placement};
 
 /// Independent locks for reads under way; a power of two.
 const READ_SHARDS: usize = 64;
@@ -40,20 +46,28 @@ struct Slot {
 /// A bounded cache of placements. The least useful are evicted (S3-FIFO-like, by the `quick_cache` library).
 pub struct Memory {
     held: Cache<PartitionKey, Slot, quick_cache::UnitWeighter, Xxh3DefaultBuilder>,
-    reads: Box<[Mutex<HashMap<PartitionKey, ReadUnderWay>>]>,
+    reads: Box<[Mutex<HashMap<PartitionKey, ReadsUnderWay>>]>,
     hasher: Xxh3DefaultBuilder,
     origin: Instant,
     /// Nanoseconds after `origin` as of which the journal proves everything held to be current.
     proven_at: AtomicU64,
+    /// Numbers the rounds of reads.
+    rounds: AtomicU64,
 }
 
-/// What is known of a key's reads under way. Readers that come while one is under way may be handed its result, so all count from
-/// the first one's start.
+/// What is known of a key's reads under way. A round is the reads that no entry came between: they may share a result, so all of
+/// them count from the first one's start.
 #[derive(Debug)]
-struct ReadUnderWay {
-    began: Instant,
+struct ReadsUnderWay {
+    /// Readers of all rounds that are still under way.
     readers: usize,
+    /// The latest round, and when it began.
+    round: u64,
+    began: Instant,
+    /// An entry about the key came since.
     overtaken: bool,
+    /// The highest epoch that was told of the key, by the journal or by a reader, since the first of the readers began.
+    newest: Option<Epoch>,
 }
 
 impl Memory {
@@ -71,13 +85,16 @@ impl Memory {
             hasher: Xxh3DefaultBuilder::new(),
             origin: Instant::now(),
             proven_at: AtomicU64::new(0),
+            rounds: AtomicU64::new(1),
         }
     }
 
     /// What is held for a key.
     pub fn get(&self, key: &str) -> Option<Held> {
+        // The proof comes first: it speaks of what was held when it was made, and of all that came after, not of what went before.
+        let proven_at = self.proven_at.load(Ordering::Acquire);
         let slot = self.held.get(key)?;
-        let current_at = slot.current_at.max(self.proven_at.load(Ordering::Acquire));
+        let current_at = slot.current_at.max(proven_at);
         Some(Held {
             placement: slot.placement,
             as_of: self.origin + Duration::from_nanos(current_at),
@@ -95,34 +112,46 @@ impl Memory {
 
     /// Announces a read of the table. Call before the read begins.
     pub fn begin_read(self: &Arc<Self>, key: PartitionKey) -> ReadTicket {
-        let began = Instant::now();
-        let mut reads = self.shard(&key).lock();
-        let read = reads.entry(key.clone()).or_insert(ReadUnderWay {
-            began,
+        let now = Instant::now();
+        let mut shard = self.shard(&key).lock();
+        let reads = shard.entry(key.clone()).or_insert_with(|| ReadsUnderWay {
             readers: 0,
+            round: self.next_round(),
+            began: now,
             overtaken: false,
+            newest: None,
         });
-        read.readers += 1;
-        drop(reads);
-        ReadTicket { memory: Arc::clone(self), key }
+        if reads.overtaken {
+            reads.round = self.next_round();
+            reads.began = now;
+            reads.overtaken = false;
+        }
+        reads.readers += 1;
+        let round = reads.round;
+        drop(shard);
+        ReadTicket { memory: Arc::clone(self), key, round }
     }
 
-    /// Takes in what an entry changes. Entries must come in order; `began` is when the read of the journal that brought them began, or the
-    /// commit that wrote them.
-    pub fn apply(&self, changes: &[Change], began: Instant) {
+    /// Takes in what an entry changes. Entries must come in order. `current_at`: when the table surely said so, or earlier; `None`
+    /// leaves that to the next proof.
+    pub fn apply(&self, changes: &[Change], current_at: Option<Instant>) {
+        let current_at = current_at.map_or(0, |at| self.nanos(at));
         for change in changes {
-            let (placement, held) = match change {
+            let (placement, placed) = match change {
                 Change::Placed { placement, .. } => (placement, true),
                 Change::Vacated { placement } => (placement, false),
                 _ => continue,
             };
-            let mut reads = self.shard(&placement.key).lock();
-            if let Some(read) = reads.get_mut(&placement.key) {
-                read.overtaken = true;
+            let mut shard = self.shard(&placement.key).lock();
+            if let Some(reads) = shard.get_mut(&placement.key) {
+                reads.overtaken = true;
+                reads.tell(placement.epoch);
             }
-            if held {
-                let slot =
-                    Slot { placement: Arc::new(placement.clone()), current_at: self.nanos(began) };
+            let held = self.held.peek(&placement.key);
+            if held.is_some_and(|held| held.placement.epoch > placement.epoch) {
+                // Read from a table that is ahead of this entry.
+            } else if placed {
+                let slot = Slot { placement: Arc::new(placement.clone()), current_at };
                 self.held.insert(placement.key.clone(), slot);
             } else {
                 self.held.remove(&placement.key);
@@ -143,21 +172,33 @@ impl Memory {
     /// Forgets everything: the journal cannot be followed from where this replica stands.
     pub fn clear(&self) {
         for shard in &self.reads {
-            for read in shard.lock().values_mut() {
-                read.overtaken = true;
+            for reads in shard.lock().values_mut() {
+                reads.overtaken = true;
+                // Told by another journal.
+                reads.newest = None;
             }
         }
         self.held.clear();
+    }
+
+    fn next_round(&self) -> u64 {
+        self.rounds.fetch_add(1, Ordering::Relaxed)
     }
 
     fn nanos(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn shard(&self, key: &PartitionKey) -> &Mutex<HashMap<PartitionKey, ReadUnderWay>> {
+    fn shard(&self, key: &PartitionKey) -> &Mutex<HashMap<PartitionKey, ReadsUnderWay>> {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(key);
         &self.reads[hash as usize % READ_SHARDS]
+    }
+}
+
+impl ReadsUnderWay {
+    fn tell(&mut self, epoch: Epoch) {
+        self.newest = self.newest.max(Some(epoch));
     }
 }
 
@@ -165,29 +206,44 @@ impl Memory {
 pub struct ReadTicket {
     memory: Arc<Memory>,
     key: PartitionKey,
+    round: u64,
 }
 
 impl ReadTicket {
-    /// Keeps what was read, unless the journal told of a change since the read was announced. Other readers of the key, who may
-    /// have read the same or earlier, are not in the way: without a change they all read the same.
-    pub fn keep(self, placement: Arc<Placement>) {
-        let reads = self.memory.shard(&self.key).lock();
-        if let Some(read) = reads.get(&self.key)
-            && !read.overtaken
-        {
-            let slot = Slot { placement, current_at: self.memory.nanos(read.began) };
+    /// Names the reads of the key that no entry came between: only these may share a result. Never 0.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Keeps what was read, unless the journal told of a change since the read was announced. Answers `false` where a higher epoch
+    /// was told of meanwhile: what was read must not be answered any more.
+    #[must_use]
+    pub fn keep(self, placement: &Arc<Placement>) -> bool {
+        let mut shard = self.memory.shard(&self.key).lock();
+        // There for as long as this ticket is.
+        let Some(reads) = shard.get_mut(&self.key) else {
+            return false;
+        };
+        if reads.newest.is_some_and(|newest| newest > placement.epoch) {
+            return false;
+        }
+        reads.tell(placement.epoch);
+        if reads.round == self.round && !reads.overtaken {
+            let current_at = self.memory.nanos(reads.began);
+            let slot = Slot { placement: Arc::clone(placement), current_at };
             self.memory.held.insert(self.key.clone(), slot);
         }
+        true
     }
 }
 
 impl Drop for ReadTicket {
     fn drop(&mut self) {
-        let mut reads = self.memory.shard(&self.key).lock();
-        if let Some(read) = reads.get_mut(&self.key) {
-            read.readers -= 1;
-            if read.readers == 0 {
-                reads.remove(&self.key);
+        let mut shard = self.memory.shard(&self.key).lock();
+        if let Some(reads) = shard.get_mut(&self.key) {
+            reads.readers -= 1;
+            if reads.readers == 0 {
+                shard.remove(&self.key);
             }
         }
     }

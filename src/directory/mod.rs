@@ -12,6 +12,7 @@
 //! from a read of the table that no entry overtook. See `docs/architecture.md`.
 
 mod clock;
+mod commit_span;
 mod committer;
 mod draft;
 mod error;
@@ -25,6 +26,7 @@ mod stack;
 mod sweeper;
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
@@ -160,35 +162,36 @@ impl Directory {
         self.stack.clone().call(request)
     }
 
-    /// Routes many tenants; the answers are in the order of the requests. Those that are not in memory are routed side by side.
-    pub async fn route_all(
+    /// Routes many tenants and makes something of each answer; the results are in the order of the requests. Those that are not in
+    /// memory are routed side by side.
+    pub async fn route_all<T>(
         &self,
-        requests: impl ExactSizeIterator<Item = RouteRequest>,
-    ) -> Vec<Result<Routed, Error>> {
+        requests: impl Iterator<Item = RouteRequest>,
+        make: impl Fn(Result<Routed, Error>) -> T,
+    ) -> Vec<T> {
         let mut stack = self.stack.clone();
-        let mut answers: Vec<Option<Result<Routed, Error>>> = Vec::with_capacity(requests.len());
+        let mut results: Vec<Option<T>> = Vec::with_capacity(requests.size_hint().0);
         let mut waiting = FuturesUnordered::new();
         for (at, request) in requests.enumerate() {
             let mut answer = stack.call(request);
-            let there = futures::poll!(&mut answer);
-            match there {
-                std::task::Poll::Ready(answer) => answers.push(Some(answer)),
-                std::task::Poll::Pending => {
-                    answers.push(None);
+            match futures::poll!(&mut answer) {
+                Poll::Ready(answer) => results.push(Some(make(answer))),
+                Poll::Pending => {
+                    results.push(None);
                     waiting.push(answer.map(move |answer| (at, answer)));
                 }
             }
             if waiting.len() >= self.shared.settings.batch_concurrency
                 && let Some((at, answer)) = waiting.next().await
             {
-                answers[at] = Some(answer);
+                results[at] = Some(make(answer));
             }
         }
         while let Some((at, answer)) = waiting.next().await {
-            answers[at] = Some(answer);
+            results[at] = Some(make(answer));
         }
         // Every place is filled: each request was answered at once or waited for.
-        answers.into_iter().map(|answer| answer.unwrap_or(Err(Error::NotReady))).collect()
+        results.into_iter().flatten().collect()
     }
 
     /// Runs `look` on the registry of cells as this replica knows it. `None` until it has been read.

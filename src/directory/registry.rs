@@ -32,6 +32,11 @@ impl Registry {
         self.cells.get(id)
     }
 
+    /// The cell with this id, given as text.
+    pub fn cell_named(&self, id: &str) -> Option<&Arc<Cell>> {
+        self.cells.get(id)
+    }
+
     /// All cells, in the order of their ids.
     pub fn cells(&self) -> impl Iterator<Item = &Arc<Cell>> {
         self.cells.values()

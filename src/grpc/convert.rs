@@ -1,6 +1,6 @@
 //! Domain types into messages.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::directory::policy::{Candidate, Standing};
 use crate::directory::{FallbackReason, Home, Registry, Routed, Source, Step};
@@ -62,19 +62,34 @@ pub fn resolved(
             region: cell.map_or_else(String::new, |cell| cell.region.as_str().to_owned()),
             ..bare
         }),
-        decision: Some(decision(routed)),
+        decision: Some(decision(routed, Instant::now())),
     }
 }
 
 /// What BatchResolve answers for one key.
-pub fn batch_result(routed: &Routed, now: impl FnOnce() -> Timestamp) -> v1::BatchResolveResult {
+/// The age is as of `answered`.
+pub fn batch_result(
+    routed: &Routed,
+    answered: Instant,
+    now: impl FnOnce() -> Timestamp,
+) -> v1::BatchResolveResult {
     let bare = match &routed.home {
         Home::Placed(placement) => bare_placement(placement, now),
         Home::Default(cell) => guess(cell.as_str()),
     };
     v1::BatchResolveResult {
         outcome: Some(v1::batch_resolve_result::Outcome::Placement(bare)),
-        decision: Some(decision(routed)),
+        decision: Some(decision(routed, answered)),
+    }
+}
+
+/// Adds to the ages of results.
+pub fn grow_older(results: &mut [v1::BatchResolveResult], by: Duration) {
+    let ages = results.iter_mut().filter_map(|result| result.decision.as_mut()?.age.as_mut());
+    for age in ages {
+        let seconds = u64::try_from(age.seconds).unwrap_or(0);
+        let nanos = u32::try_from(age.nanos).unwrap_or(0);
+        *age = duration(Duration::new(seconds, nanos) + by);
     }
 }
 
@@ -82,7 +97,7 @@ fn guess(cell: &str) -> v1::Placement {
     v1::Placement { cell_id: cell.to_owned(), ..v1::Placement::default() }
 }
 
-fn decision(routed: &Routed) -> v1::Decision {
+fn decision(routed: &Routed, answered: Instant) -> v1::Decision {
     let (source, reason) = match routed.source {
         Source::Memory => (v1::DecisionSource::Memory, v1::FallbackReason::Unspecified),
         Source::Table => (v1::DecisionSource::Table, v1::FallbackReason::Unspecified),
@@ -93,7 +108,7 @@ fn decision(routed: &Routed) -> v1::Decision {
     v1::Decision {
         source: source.into(),
         authoritative: !guessed,
-        age: (!guessed).then(|| duration(routed.as_of.elapsed())),
+        age: (!guessed).then(|| duration(answered.saturating_duration_since(routed.as_of))),
         fallback_reason: reason.into(),
         steps: routed.steps.iter().map(step).collect(),
     }

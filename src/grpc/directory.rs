@@ -1,5 +1,6 @@
 //! `cells.v1.CellDirectory`: parses, asks the directory, and writes what it answers. Decides nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -82,13 +83,7 @@ impl CellDirectory for DirectoryService {
             deadline: caller.deadline,
             ..parse::route_options(request.mode, request.constraints, request.fallback)?
         });
-        let keys = request.partition_keys.into_iter().enumerate().map(|(at, key)| {
-            // The field's name is made only for a key that needs it.
-            PartitionKey::new(key)
-                .map_err(|invalid| Fault::invalid(format!("partition_keys[{at}]"), &invalid))
-        });
-        let keys: Vec<Result<PartitionKey, Fault>> = keys.collect();
-        Ok(Response::new(self.batch(&caller, keys, &options).await))
+        Ok(Response::new(self.batch(&caller, request.partition_keys, &options).await))
     }
 
     async fn get_placement(
@@ -234,53 +229,57 @@ impl DirectoryService {
     async fn batch(
         &self,
         caller: &Caller,
-        keys: Vec<Result<PartitionKey, Fault>>,
+        keys: Vec<String>,
         options: &Arc<RouteOptions>,
     ) -> v1::BatchResolveResponse {
-        let mut faults = Vec::new();
         let mut requests = Vec::with_capacity(keys.len());
+        let mut faults = Vec::new();
         for (at, key) in keys.into_iter().enumerate() {
-            match key {
+            match PartitionKey::new(key) {
                 Ok(key) => requests.push(caller.route(key, options)),
-                Err(fault) => faults.push((at, fault)),
+                Err(invalid) => {
+                    let fault = Fault::invalid(format!("partition_keys[{at}]"), &invalid);
+                    faults.push((at, failed(fault)));
+                }
             }
         }
-        let answers = self.directory.route_all(requests.into_iter()).await;
-        let mut response = v1::BatchResolveResponse::default();
-        response.results.reserve(answers.len() + faults.len());
-        let mut faults = faults.into_iter().peekable();
-        let mut answers = answers.into_iter();
-        loop {
-            let at = response.results.len();
-            let result = match faults.next_if(|(fault_at, _)| *fault_at == at) {
-                Some((_, fault)) => failed(fault),
-                None => match answers.next() {
-                    Some(Ok(routed)) => {
-                        self.note_address(&mut response, &routed);
-                        convert::batch_result(&routed, || self.directory.now())
-                    }
-                    Some(Err(error)) => failed(error.into()),
-                    None => return response,
-                },
-            };
-            response.results.push(result);
+        let began = Instant::now();
+        let make = |answer: Result<Routed, directory::Error>| match answer {
+            Ok(routed) => convert::batch_result(&routed, began, || self.directory.now()),
+            Err(error) => failed(error.into()),
+        };
+        let mut results = self.directory.route_all(requests.into_iter(), make).await;
+        // The ages so far are as of the start; those that were in memory have waited for the others since.
+        convert::grow_older(&mut results, began.elapsed());
+        // In ascending order, so that each finds its place among those before it.
+        for (at, fault) in faults {
+            results.insert(at, fault);
         }
+        let cells = self.addresses(&results);
+        v1::BatchResolveResponse { results, cells }
     }
 
-    /// Puts the address of a decision's cell into the answer, once.
-    fn note_address(&self, response: &mut v1::BatchResolveResponse, routed: &Routed) {
-        let id = routed.cell();
-        if response.cells.contains_key(id.as_str()) {
-            return;
+    /// The address of every registered cell that the results name.
+    fn addresses(&self, results: &[v1::BatchResolveResult]) -> BTreeMap<String, v1::CellAddress> {
+        let mut named: BTreeSet<&str> = BTreeSet::new();
+        let mut last = "";
+        for result in results {
+            if let Some(batch_resolve_result::Outcome::Placement(placement)) = &result.outcome
+                && placement.cell_id != last
+            {
+                last = &placement.cell_id;
+                named.insert(last);
+            }
         }
-        let cell = self.directory.peek(|registry| registry.cell(id).cloned()).flatten();
-        if let Some(cell) = cell {
-            let address = v1::CellAddress {
-                endpoint: cell.endpoint.as_str().to_owned(),
-                region: cell.region.as_str().to_owned(),
-            };
-            response.cells.insert(id.as_str().to_owned(), address);
-        }
+        let address = |registry: &directory::Registry, id: &str| {
+            let cell = registry.cell_named(id)?;
+            let endpoint = cell.endpoint.as_str().to_owned();
+            Some((id.to_owned(), v1::CellAddress { endpoint, region: cell.region.as_str().to_owned() }))
+        };
+        let known = self.directory.peek(|registry| {
+            named.into_iter().filter_map(|id| address(registry, id)).collect()
+        });
+        known.unwrap_or_default()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: everything is under one lock, so each call sees and leaves a state between two commits, and all reads are strongly
 //! consistent, those of the index included. A commit checks all of its conditions before it writes anything.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use async_trait::async_trait;
@@ -158,7 +158,7 @@ impl Journal for MemoryStore {
     }
 
     async fn commit(&self, commit: &Commit) -> Result<CommitOutcome, StoreError> {
-        if let Some(problem) = commit.malformed().or_else(|| repeated_item(commit)) {
+        if let Some(problem) = commit.malformed() {
             return Err(StoreError::Rejected { detail: problem.into() });
         }
         let mut state = self.state.lock();
@@ -286,38 +286,6 @@ impl State {
             }
         }
     }
-}
-
-/// An item that a write touches.
-#[derive(PartialEq, Eq, Hash)]
-enum Touched<'a> {
-    Mapping(&'a PartitionKey),
-    History(&'a PartitionKey, Epoch),
-    Cell(&'a CellId),
-    Count(&'a CellId),
-    Request(&'a RequestId),
-}
-
-/// A transaction cannot touch an item twice.
-fn repeated_item(commit: &Commit) -> Option<&'static str> {
-    let mut seen = HashSet::new();
-    for write in &commit.writes {
-        let (first, second) = match write {
-            Write::Place { placement, .. } => (Touched::Mapping(&placement.key), None),
-            Write::Vacate { key, .. } => (Touched::Mapping(key), None),
-            Write::AddHistory(record) => (Touched::History(&record.key, record.epoch), None),
-            Write::PutCell { cell, set_count } => {
-                (Touched::Cell(&cell.id), set_count.then_some(Touched::Count(&cell.id)))
-            }
-            Write::RemoveCell(id) => (Touched::Cell(id), Some(Touched::Count(id))),
-            Write::AddToCount { cell, .. } => (Touched::Count(cell), None),
-            Write::PutRequest(record) => (Touched::Request(&record.id), None),
-        };
-        if !seen.insert(first) || second.is_some_and(|second| !seen.insert(second)) {
-            return Some("a commit touches an item twice");
-        }
-    }
-    None
 }
 
 fn invalid_cursor() -> StoreError {

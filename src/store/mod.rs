@@ -2,11 +2,12 @@
 //!
 //! Two narrow traits, so that a reader of placements cannot write, and no default methods, so that a wrapper that forgets one does
 //! not compile. Every write states its precondition; a lost race is an outcome ([`CommitOutcome`]), not an error. Errors of the AWS SDK
-//! stop in [`dynamodb`]. `tests/support/conformance.rs` is the contract as tests, which every implementation passes.
+//! stop in [`dynamodb`]. `tests/support/conformance` is the contract as tests, which every implementation passes.
 
 pub mod dynamodb;
 pub mod memory;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -127,17 +128,34 @@ pub enum Write {
     PutRequest(RequestRecord),
 }
 
+/// An item that a write touches.
+#[derive(PartialEq, Eq, Hash)]
+enum Touched<'a> {
+    Mapping(&'a PartitionKey),
+    History(&'a PartitionKey, Epoch),
+    Cell(&'a CellId),
+    Count(&'a CellId),
+    Request(&'a RequestId),
+}
+
 impl Write {
     /// How many of a transaction's items the write takes.
     pub fn items(&self) -> usize {
+        let (_, second) = self.touched();
+        1 + usize::from(second.is_some())
+    }
+
+    fn touched(&self) -> (Touched<'_>, Option<Touched<'_>>) {
         match self {
-            Write::PutCell { set_count: true, .. } | Write::RemoveCell(_) => 2,
-            Write::Place { .. }
-            | Write::Vacate { .. }
-            | Write::AddHistory(_)
-            | Write::PutCell { .. }
-            | Write::AddToCount { .. }
-            | Write::PutRequest(_) => 1,
+            Write::Place { placement, .. } => (Touched::Mapping(&placement.key), None),
+            Write::Vacate { key, .. } => (Touched::Mapping(key), None),
+            Write::AddHistory(record) => (Touched::History(&record.key, record.epoch), None),
+            Write::PutCell { cell, set_count } => {
+                (Touched::Cell(&cell.id), set_count.then_some(Touched::Count(&cell.id)))
+            }
+            Write::RemoveCell(id) => (Touched::Cell(id), Some(Touched::Count(id))),
+            Write::AddToCount { cell, .. } => (Touched::Count(cell), None),
+            Write::PutRequest(record) => (Touched::Request(&record.id), None),
         }
     }
 }
@@ -159,6 +177,13 @@ impl Commit {
             |write: &Write| matches!(write, Write::Place { placement, .. } if placement.adopted());
         if self.writes.iter().any(adopts) {
             return Some("a placement cannot be written as adopted");
+        }
+        // DynamoDB refuses such a transaction; DynamoDB Local does it, one write after the other.
+        let mut seen = HashSet::new();
+        for (first, second) in self.writes.iter().map(Write::touched) {
+            if !seen.insert(first) || second.is_some_and(|second| !seen.insert(second)) {
+                return Some("a commit touches an item twice");
+            }
         }
         None
     }

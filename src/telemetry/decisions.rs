@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use opentelemetry::metrics::{BoundCounter, Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, StringValue};
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::metrics::DURATION_BOUNDS;
 use super::names::{self, SOURCE_MEMORY};
@@ -34,7 +35,7 @@ struct Inner {
     decisions: Counter<u64>,
     duration: Histogram<f64>,
     /// Read on every hit, written when a cell is seen for the first time.
-    cells: ArcSwap<HashMap<Arc<str>, Arc<Cell>>>,
+    cells: ArcSwap<HashMap<Arc<str>, Arc<Cell>, Xxh3DefaultBuilder>>,
     new_cell: Mutex<()>,
     other: Arc<Cell>,
 }

@@ -22,9 +22,21 @@ pub const TENANT_HASH: &str = "cell.tenant.hash";
 /// The tenant in clear, only where that was switched on.
 pub const TENANT: &str = "cell.tenant";
 
+/// Position in the journal that a commit is written to.
+pub const COMMIT_SEQUENCE: &str = "cell.commit.sequence";
+/// Commands that a commit serves.
+pub const COMMIT_COMMANDS: &str = "cell.commit.commands";
+/// What came of a commit: `committed|head_moved|refused|failed`.
+pub const COMMIT_OUTCOME: &str = "cell.commit.outcome";
+
 /// Internal mark of a span: its local trace is exported whatever the head decision was. Not exported itself.
 pub const KEEP: &str = "cells.keep";
 /// The value of [`ROUTE_SOURCE`] of answers from memory, which are counted on a faster way.
 pub const SOURCE_MEMORY: &str = "memory";
 /// The value of [`ROUTE_SOURCE`] that makes a local trace worth keeping.
 pub const SOURCE_FALLBACK: &str = "fallback";
+
+/// A counter as an attribute's value: OpenTelemetry's integers are signed, and the bridge makes text of one that is not.
+pub fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -52,6 +52,22 @@ pub fn attach(span: &tracing::Span, remote: Option<SpanContext>, head_sampled: b
     let _ = span.set_parent(parent_context(remote, head_sampled));
 }
 
+/// The ids of the span that is entered, for work that another task does on its behalf. `None` where nothing is traced.
+pub fn current() -> Option<SpanContext> {
+    let span = tracing::Span::current();
+    if span.is_disabled() {
+        return None;
+    }
+    let context = span.context().span().span_context().clone();
+    context.is_valid().then_some(context)
+}
+
+/// Puts `span` under a span of this process that another task holds. Has to be called before it is entered.
+pub fn attach_local(span: &tracing::Span, parent: SpanContext) {
+    // Fails when there is no exporting layer, and then there is nothing to attach to.
+    let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+}
+
 /// `version "-" trace-id "-" parent-id "-" trace-flags`, lower-case hex; a later version may append fields.
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     let (head, rest) = value.split_at_checked(TRACEPARENT_LEN)?;

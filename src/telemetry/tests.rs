@@ -1,6 +1,6 @@
 //! Telemetry end to end: over a real socket to a real OTLP receiver, or to a collector that is not there.
 
-#[path = "../../tests/support/otlp.rs"]
+#[path = "../../tests/support/otlp/mod.rs"]
 mod otlp;
 
 use std::net::TcpListener;

@@ -1,6 +1,7 @@
 //! Answers from memory, and keeps what the layers below read.
 //!
-//! Only placements are kept: neither errors nor "not found" are ever cached.
+//! Only placements are kept: neither errors nor "not found" are ever cached. What comes back below an epoch that this replica told of
+//! meanwhile is not answered: the read is repeated.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,8 +12,11 @@ use tracing::Instrument;
 
 use super::{Answer, Home, RouteRequest, Routed, SlowAnswer, Source, Step};
 use crate::directory::clock::Clock;
-use crate::directory::error::Error;
-use crate::directory::memory::Memory;
+use crate::directory::error::{Error, Refused};
+use crate::directory::memory::{Memory, ReadTicket};
+
+/// How often a read is begun that the journal overtakes, before the caller is told to try again.
+const MAX_READS: usize = 4;
 
 #[derive(Clone)]
 pub struct CacheLayer {
@@ -71,9 +75,50 @@ impl<S> Cached<S> {
     }
 }
 
-impl<S> Service<RouteRequest> for Cached<S>
+impl<S> Cached<S>
 where
     S: Service<RouteRequest, Response = Routed, Error = Error>,
+{
+    /// Announces a read and begins it.
+    fn begin(&mut self, request: &RouteRequest) -> Read<S::Future> {
+        let ticket = self.memory.begin_read(request.key.clone());
+        let request = RouteRequest { round: ticket.round(), ..request.clone() };
+        Read { answer: self.inner.call(request), ticket }
+    }
+
+    async fn miss(&mut self, request: RouteRequest, mut read: Read<S::Future>) -> Answer {
+        for _ in 0..MAX_READS {
+            let Read { answer, ticket } = read;
+            let mut routed = answer.await?;
+            let told = match &routed.home {
+                Home::Placed(placement) => ticket.keep(placement),
+                Home::Default(_) => true,
+            };
+            if told {
+                if request.options.explain {
+                    routed.steps.insert(0, Step::new("memory", "not held, or not good enough"));
+                }
+                return Ok(routed);
+            }
+            if let Some(routed) = self.recall(&request) {
+                return Ok(routed);
+            }
+            read = self.begin(&request);
+        }
+        Err(Refused::Contended.into())
+    }
+}
+
+/// A read of the table under way. The order matters: one that is given up ends before its announcement does, so that nobody joins it
+/// unannounced.
+struct Read<F> {
+    answer: F,
+    ticket: ReadTicket,
+}
+
+impl<S> Service<RouteRequest> for Cached<S>
+where
+    S: Service<RouteRequest, Response = Routed, Error = Error> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Routed;
@@ -89,20 +134,10 @@ where
             return CachedFuture::Held(Some(routed));
         }
         let span = request.trace.begin(&request.key);
-        let explain = request.options.explain;
-        let ticket = self.memory.begin_read(request.key.clone());
         // The span is entered while the call is made, too: what it starts at once belongs under it.
-        let answer = span.in_scope(|| self.inner.call(request));
-        let miss = async move {
-            let mut routed = answer.await?;
-            if let Home::Placed(placement) = &routed.home {
-                ticket.keep(Arc::clone(placement));
-            }
-            if explain {
-                routed.steps.insert(0, Step::new("memory", "not held, or not good enough"));
-            }
-            Ok(routed)
-        };
+        let read = span.in_scope(|| self.begin(&request));
+        let mut layer = self.clone();
+        let miss = async move { layer.miss(request, read).await };
         CachedFuture::Missed(Box::pin(miss.instrument(span)))
     }
 }

@@ -1,7 +1,8 @@
 //! Lets all who ask the same at the same time share one flight to the table (single flight).
 //!
 //! A flight lives as long as anybody waits for it, so a caller who gives up does not take it from the others. Callers share a flight
-//! only if they ask the same in all respects but their deadline: a flight's answer must be right for each.
+//! only if they ask the same in all respects that the layers below look at, and if nobody was told of a change of the key in between
+//! ([`RouteRequest::round`]): a flight's answer must be right for each.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::directory::error::Error;
 use crate::domain::PartitionKey;
 
 /// What makes requests the same.
-type Question = (PartitionKey, RouteOptions);
+type Question = (PartitionKey, u64, RouteOptions);
 type Flight = BoxFuture<'static, Answer>;
 type Flights = Arc<Mutex<HashMap<Question, Listed>>>;
 
@@ -69,15 +70,16 @@ where
             fallback: false,
             ..RouteOptions::clone(&request.options)
         };
-        let question = (request.key.clone(), options);
+        let question = (request.key.clone(), request.round, options);
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.get(&question).and_then(|listed| listed.flight.upgrade()) {
             return flight;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let answer = self.inner.call(request);
+        // Made last: if the call panicked, its drop would wait for the lock that is held here.
         let landing =
             Landing { flights: Arc::clone(&self.flights), question: question.clone(), number };
-        let answer = self.inner.call(request);
         let flight = async move {
             // Dropped when the flight ends or everybody has given up.
             let _landing = landing;

@@ -41,11 +41,13 @@ pub struct RouteRequest {
     pub trace: DecisionTrace,
     /// Set as soon as an assignment is handed to the committer: from then on, giving up leaves the outcome unknown.
     pub writing: Writing,
+    /// Which reads of the table it may share; set by the cache layer.
+    round: u64,
 }
 
 impl RouteRequest {
     pub fn new(key: PartitionKey, options: Arc<RouteOptions>, trace: DecisionTrace) -> Self {
-        Self { key, options, trace, writing: Writing::default() }
+        Self { key, options, trace, writing: Writing::default(), round: 0 }
     }
 }
 
@@ -63,17 +65,24 @@ pub struct RouteOptions {
     pub deadline: Option<Instant>,
 }
 
-/// Whether a flight has begun to write.
+/// Whether a flight has begun to write. Shared between the layer that starts the flight and those below it; a request that is
+/// answered from memory has none.
 #[derive(Debug, Clone, Default)]
-pub struct Writing(Arc<AtomicBool>);
+pub struct Writing(Option<Arc<AtomicBool>>);
 
 impl Writing {
+    fn shared() -> Self {
+        Self(Some(Arc::default()))
+    }
+
     fn begin(&self) {
-        self.0.store(true, Ordering::Release);
+        if let Some(begun) = &self.0 {
+            begun.store(true, Ordering::Release);
+        }
     }
 
     fn begun(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.as_ref().is_some_and(|begun| begun.load(Ordering::Acquire))
     }
 }
 

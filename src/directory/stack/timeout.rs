@@ -7,7 +7,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tower::{Layer, Service};
 
-use super::{Answer, RouteRequest, Routed};
+use super::{Answer, RouteRequest, Routed, Writing};
 use crate::directory::error::Error;
 use crate::store::StoreError;
 
@@ -49,8 +49,9 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: RouteRequest) -> Self::Future {
-        let writing = request.writing.clone();
+    fn call(&mut self, mut request: RouteRequest) -> Self::Future {
+        let writing = Writing::shared();
+        request.writing = writing.clone();
         let answer = tokio::time::timeout(self.budget, self.inner.call(request));
         let bounded = answer.map(move |answer| match answer {
             Ok(answer) => answer,

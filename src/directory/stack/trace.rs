@@ -15,6 +15,7 @@ use tracing::field::Empty;
 use super::{Answer, Home, RouteRequest, Routed};
 use crate::directory::error::Error;
 use crate::domain::PartitionKey;
+use crate::telemetry::names;
 use crate::telemetry::rpc::RpcTrace;
 
 /// The span of one decision, made when it is needed.
@@ -80,7 +81,7 @@ fn note(span: &Span, routed: &Routed) {
     span.record("cell.route.source", routed.source.as_str());
     match &routed.home {
         Home::Placed(placement) => {
-            span.record("cell.route.epoch", placement.epoch.get());
+            span.record("cell.route.epoch", names::number(placement.epoch.get()));
             let age = routed.as_of.elapsed().as_secs_f64() * 1000.0;
             span.record("cell.route.age_ms", age);
             span.record("cell.route.authoritative", true);

@@ -57,7 +57,9 @@ fn from_service(error: &impl ProvideErrorMetadata, status: u16) -> StoreError {
     let code = error.code().unwrap_or("no error code");
     if THROTTLED.contains(&code) || status == 429 {
         StoreError::Throttled
-    } else if status >= 500 || code == "InternalServerError" || OPEN.contains(&code) {
+    } else if !(400..500).contains(&status) || code == "InternalServerError" || OPEN.contains(&code)
+    {
+        // Among them an answer that says it was done but cannot be read.
         StoreError::Failed
     } else {
         rejected(format!("{code}: {}", error.message().unwrap_or("no message")))

@@ -193,7 +193,7 @@ mod tests {
         fn a_placement_survives_its_item(placement in strategies::placement()) {
             let item = placement_item(&placement, GRACE);
             prop_assert_eq!(read("T", &item), Ok(Mapping::Placed(placement.clone())));
-            prop_assert_eq!(item.get(TTL).is_some(), placement.expires.is_some());
+            prop_assert_eq!(item.contains_key(TTL), placement.expires.is_some());
         }
 
         #[test]

@@ -12,6 +12,8 @@ mod commit;
 mod connector;
 mod cursor;
 mod error;
+#[cfg(test)]
+mod faults;
 mod journal;
 mod mapping;
 mod placements;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
@@ -24,8 +25,9 @@ const LIST_PAGE: i32 = 1000;
 /// Most keys in a BatchGetItem, by DynamoDB's own limit.
 const BATCH: usize = 100;
 
-/// How often a batch's left-over keys are asked for again.
-const BATCH_ROUNDS: usize = 8;
+/// How often the keys of a batch are asked for until all are answered, and by how much longer the wait is each time.
+const BATCH_ROUNDS: u32 = 6;
+const BATCH_WAIT: Duration = Duration::from_millis(10);
 
 /// Most pages without a single item that one call of `list` goes through before it hands back an empty one.
 const EMPTY_PAGES: usize = 16;
@@ -246,10 +248,11 @@ impl DynamoDbStore {
         let keys = keys.iter().map(|key| Item::from([(PARTITION_KEY.to_owned(), text(*key))]));
         let mut pending: Vec<Item> = keys.collect();
         let mut items = Vec::with_capacity(pending.len());
-        for _ in 0..BATCH_ROUNDS {
+        for round in 0..BATCH_ROUNDS {
             if pending.is_empty() {
                 return Ok(items);
             }
+            tokio::time::sleep(BATCH_WAIT * round).await;
             let wanted = KeysAndAttributes::builder()
                 .set_keys(Some(pending))
                 .consistent_read(true)

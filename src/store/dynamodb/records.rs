@@ -282,7 +282,7 @@ mod tests {
             read_entry("T", &head).map(|_| ()),
             read_history("T", &head).map(|_| ()),
             read_request("T", &head).map(|_| ()),
-            read_cells("T", &[head.clone()]).map(|_| ()),
+            read_cells("T", std::slice::from_ref(&head)).map(|_| ()),
         ] {
             assert!(matches!(result, Err(StoreError::Unreadable { .. })), "{result:?}");
         }

@@ -1,0 +1,70 @@
+//! Measures the directory against bare baselines, in one run, and prints both and the ratio.
+//!
+//! ```text
+//! cargo bench --bench directory -- resolve     gRPC hits against a bare tonic echo of the same messages
+//! cargo bench --bench directory -- assign      new keys against single conditional puts, on each engine
+//! ```
+//!
+//! Options: `--rounds N` (default 5 pairs), `--seconds N` a measurement (default 2), `--placements N` (default 1,000,000),
+//! `--engine embedded|dynamodb-local|both` for `assign`. Baseline and directory take turns, and the ratio is the median of the pairs', so
+//! that a machine whose speed drifts does not decide it.
+
+mod assign;
+mod collector;
+mod echo;
+mod load;
+mod resolve;
+mod service;
+
+use std::time::Duration;
+
+/// As in `celld`; the baseline has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What to measure, and how long.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub rounds: usize,
+    pub duration: Duration,
+    pub placements: usize,
+    pub engines: Vec<assign::Engine>,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).cloned()
+    };
+    let number = |name: &str, default: usize| {
+        option(name).map_or(default, |text| {
+            text.parse().unwrap_or_else(|_| panic!("{name} takes a number, not {text:?}"))
+        })
+    };
+    let options = Options {
+        rounds: number("--rounds", 5),
+        duration: Duration::from_secs(number("--seconds", 2) as u64),
+        placements: number("--placements", 1_000_000),
+        engines: match option("--engine").as_deref() {
+            Some("embedded") => vec![assign::Engine::Embedded],
+            Some("dynamodb-local") => vec![assign::Engine::DynamoDbLocal],
+            Some("both") | None => vec![assign::Engine::Embedded, assign::Engine::DynamoDbLocal],
+            Some(other) => panic!("--engine takes embedded, dynamodb-local or both, not {other:?}"),
+        },
+    };
+    match arguments.first().map(String::as_str) {
+        Some("resolve") => resolve::run(&options),
+        Some("assign") => assign::run(&options),
+        _ => {
+            eprintln!("usage: cargo bench --bench directory -- resolve|assign [options]");
+            std::process::exit(2);
+        }
+    }
+}
+
+/// The middle of some figures.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
