@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tower::retry::backoff::ExponentialBackoffMaker;
-use tower::util::rng::HasherRng;
 
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
 use crate::directory::{
-    self, Clock, CommitterSettings, Directory, Ingredients, Mutation, NewCell, Refused, Settings,
+    self, Clock, CommitterSettings, Directory, Ingredients, Mutation, NewCell, Pauses, Refused, Settings,
     StackSettings,
 };
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
@@ -326,7 +324,10 @@ fn settings(config: &Config) -> Result<Settings, AppError> {
             default_cell: default_cell.map_err(AppError::DefaultCell)?,
             lookup_budget: config.lookup_budget,
             attempts: config.retry_attempts,
-            backoff: backoff(config),
+            pauses: Pauses {
+                first: config.retry_backoff_min,
+                longest: config.retry_backoff_max,
+            },
             retry_ratio: config.retry_budget_ratio,
             retry_floor: config.retry_budget_floor,
         },
@@ -339,13 +340,6 @@ fn settings(config: &Config) -> Result<Settings, AppError> {
         sweep_interval: config.sweep_interval,
         batch_concurrency: usize::try_from(config.batch_concurrency).unwrap_or(1),
     })
-}
-
-fn backoff(config: &Config) -> ExponentialBackoffMaker {
-    let (min, max) = (config.retry_backoff_min, config.retry_backoff_max);
-    ExponentialBackoffMaker::new(min, max, JITTER, HasherRng::new())
-        // Unreachable: the configuration keeps the bounds in order.
-        .unwrap_or_default()
 }
 
 fn policy_of(policy: AssignmentPolicy) -> Arc<dyn policy::AssignmentPolicy> {

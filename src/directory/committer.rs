@@ -179,7 +179,7 @@ impl Committer {
             let ended = self.commit(&commit).instrument(span.clone()).await;
             commit_span::end(span, ended.as_str(), matches!(ended, Ended::Failed(_)));
             if matches!(ended, Ended::Committed) {
-                self.replica.apply_own(&commit.entry, began).await;
+                self.replica.apply_own(&commit.entry, began);
             }
             self.conclude(ended, included, &owners, backlog).await;
         }

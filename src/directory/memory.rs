@@ -263,24 +263,24 @@ mod tests {
         let memory = Arc::new(Memory::new(100));
         for overtaking in [vacated("k"), placed("k", "b", None)] {
             let ticket = memory.begin_read(key("k"));
-            memory.apply(std::slice::from_ref(&overtaking), Instant::now());
+            memory.apply(std::slice::from_ref(&overtaking), Some(Instant::now()));
             memory.held.remove("k"); // evicted
-            ticket.keep(Arc::new(placement("k", "a", 1)));
+            assert!(ticket.keep(&Arc::new(placement("k", "a", 1))));
             assert!(memory.get("k").is_none(), "{overtaking:?}");
         }
         let ticket = memory.begin_read(key("k"));
         memory.clear();
-        ticket.keep(Arc::new(placement("k", "a", 1)));
+        assert!(ticket.keep(&Arc::new(placement("k", "a", 1))));
         assert!(memory.get("k").is_none());
     }
 
     #[test]
     fn a_read_that_nothing_overtook_is_kept() {
         let memory = Arc::new(Memory::new(100));
-        memory.apply(&[vacated("k")], Instant::now());
+        memory.apply(&[vacated("k")], Some(Instant::now()));
         let ticket = memory.begin_read(key("k"));
-        memory.apply(&[vacated("other")], Instant::now());
-        ticket.keep(Arc::new(placement("k", "a", 2)));
+        memory.apply(&[vacated("other")], Some(Instant::now()));
+        assert!(ticket.keep(&Arc::new(placement("k", "a", 2))));
         assert_eq!(memory.get("k").unwrap().placement.epoch.get(), 2);
         assert!(memory.reads.iter().all(|shard| shard.lock().is_empty()));
     }
@@ -288,9 +288,9 @@ mod tests {
     #[test]
     fn the_journal_puts_and_takes_away() {
         let memory = Arc::new(Memory::new(100));
-        memory.apply(&[placed("k", "a", None)], Instant::now());
+        memory.apply(&[placed("k", "a", None)], Some(Instant::now()));
         assert_eq!(memory.get("k").unwrap().placement.cell.as_str(), "a");
-        memory.apply(&[vacated("k")], Instant::now());
+        memory.apply(&[vacated("k")], Some(Instant::now()));
         assert!(memory.get("k").is_none());
     }
 
@@ -300,7 +300,7 @@ mod tests {
         let started = Instant::now();
         let ticket = memory.begin_read(key("k"));
         std::thread::sleep(Duration::from_millis(20));
-        ticket.keep(Arc::new(placement("k", "a", 1)));
+        assert!(ticket.keep(&Arc::new(placement("k", "a", 1))));
         let by_read = memory.get("k").unwrap().as_of;
         assert!(by_read >= started && by_read.elapsed() >= Duration::from_millis(20));
 

@@ -19,6 +19,7 @@ mod error;
 #[cfg(test)]
 mod fixtures;
 mod memory;
+mod pauses;
 pub mod policy;
 mod registry;
 mod replica;
@@ -39,6 +40,7 @@ pub use committer::CommitterSettings;
 pub use draft::{CellPatch, NewCell, Outcome, Request};
 pub use error::{Error, Refused};
 pub use memory::Memory;
+pub use pauses::Pauses;
 pub use registry::Registry;
 pub use stack::{
     DecisionTrace, FallbackReason, Home, RouteOptions, RouteRequest, Routed, Source, StackSettings,
@@ -115,7 +117,7 @@ impl Directory {
             journal: Arc::clone(&store.journal),
             policy: Arc::clone(&policy),
             clock: clock.clone(),
-            backoff: settings.stack.backoff.clone(),
+            pauses: settings.stack.pauses,
             settings: settings.committer.clone(),
         };
         tasks.spawn("committer", |stop| committer.run(queue, stop));

@@ -1,12 +1,15 @@
 //! This replica's state and the one way in which it changes: the journal, applied in order.
 //!
-//! Two tasks apply entries: the follower, which polls, and the committer, which knows what it has just written. Both hold `turn`
-//! while they do, and an entry that was applied already is left alone, so it does not matter who comes first.
+//! Whoever reads the journal applies what it read: the follower, which polls, the committer, which knows what it has just written, and
+//! whoever asks for the state as it stands in the table. All hold `turn` while they apply, and an entry that was applied already
+//! is left alone, so it does not matter who comes first. Nobody holds it while the store is asked: a slow poll, or many callers who
+//! want to know the state, must not keep a commit from being answered.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::error::Error;
@@ -22,7 +25,8 @@ pub struct Replica {
     journal: Arc<dyn Journal>,
     memory: Arc<Memory>,
     registry: ArcSwapOption<Registry>,
-    turn: tokio::sync::Mutex<()>,
+    /// Held while entries are applied, never across an `await`.
+    turn: Mutex<()>,
 }
 
 impl Replica {
@@ -31,7 +35,7 @@ impl Replica {
             journal,
             memory,
             registry: ArcSwapOption::empty(),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Mutex::new(()),
         }
     }
 
@@ -58,73 +62,106 @@ impl Replica {
     /// # Errors
     /// Those of the store; what was applied until then stays applied, and nothing that is held is forgotten.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
-        let _turn = self.turn.lock().await;
         let began = Instant::now();
+        // Before the head is read: what is applied meanwhile may well be ahead of it.
+        let known = self.registry.load_full();
         let head = self.journal.head().await?;
-        let mut registry = match self.registry.load_full() {
-            Some(registry) if registry.applied() <= head => registry,
-            Some(registry) => self.restart(&registry, head).await?,
-            None => self.load(head).await?,
+        let mut applied = match known {
+            Some(known) if known.applied() <= head => known.applied(),
+            known => self.load(known, head).await?,
         };
-        while registry.applied() < head {
-            let entries = self.journal.entries(registry.applied(), ENTRIES_PAGE).await?;
-            let mut next = Registry::clone(&registry);
-            for entry in &entries {
-                if !next.apply(entry) {
-                    return Err(StoreError::Unreadable {
-                        detail: format!(
-                            "journal entry {} follows {}",
-                            entry.sequence,
-                            next.applied()
-                        ),
-                    });
-                }
-                self.memory.apply(&entry.changes, began);
+        while applied < head {
+            let entries = self.journal.entries(applied, ENTRIES_PAGE).await?;
+            let before = applied;
+            applied = self.apply_read(&entries)?;
+            if applied <= before {
+                let missing = before.next();
+                let detail = format!("journal entry {missing} is missing");
+                return Err(StoreError::Unreadable { detail });
             }
-            if next.applied() == registry.applied() {
-                return Err(StoreError::Unreadable {
-                    detail: format!("journal entry {} is missing", next.applied().next()),
-                });
-            }
-            registry = Arc::new(next);
-            self.registry.store(Some(Arc::clone(&registry)));
         }
         self.memory.proven(began);
         Ok(())
     }
 
+    /// Applies the entries that others have written meanwhile: one read where there are few. For those who know that there are
+    /// some, and who race with those who write them.
+    ///
+    /// # Errors
+    /// Those of [`Replica::catch_up`].
+    pub async fn advance(&self) -> Result<(), StoreError> {
+        let applied = self.registry.load().as_ref().map(|registry| registry.applied());
+        let Some(applied) = applied else {
+            return self.catch_up().await;
+        };
+        let entries = self.journal.entries(applied, ENTRIES_PAGE).await?;
+        if entries.is_empty() || entries.len() >= ENTRIES_PAGE {
+            // Far behind; or the journal is not the one that this replica followed, which only its head tells.
+            return self.catch_up().await;
+        }
+        self.apply_read(&entries).map(|_| ())
+    }
+
     /// Applies an entry that this replica has just committed. `began`: when the commit began.
-    pub async fn apply_own(&self, entry: &JournalEntry, began: Instant) {
-        let _turn = self.turn.lock().await;
+    pub fn apply_own(&self, entry: &JournalEntry, began: Instant) {
+        let _turn = self.turn.lock();
         let Some(registry) = self.registry.load_full() else {
             return;
         };
         let mut next = Registry::clone(&registry);
         if next.apply(entry) {
-            self.memory.apply(&entry.changes, began);
+            self.memory.apply(&entry.changes, Some(began));
             self.registry.store(Some(Arc::new(next)));
         }
     }
 
-    async fn load(&self, head: Sequence) -> Result<Arc<Registry>, StoreError> {
-        let registry = Arc::new(Registry::load(head, self.journal.cells().await?));
-        tracing::info!(%head, cells = registry.cells().count(), "read the registry of cells");
-        self.registry.store(Some(Arc::clone(&registry)));
-        Ok(registry)
+    /// Applies those entries of a page of the journal that are not applied yet. Answers what is applied then.
+    fn apply_read(&self, entries: &[JournalEntry]) -> Result<Sequence, StoreError> {
+        let _turn = self.turn.lock();
+        let mut next = self.registry.load().as_deref().cloned().unwrap_or_default();
+        let mut gap = None;
+        for entry in entries {
+            if next.apply(entry) {
+                // When it was written is not known, only that it was after the last proof.
+                self.memory.apply(&entry.changes, None);
+            } else if entry.sequence > next.applied() {
+                let (found, due) = (entry.sequence, next.applied().next());
+                gap = Some(format!("journal entry {found} stands where {due} is due"));
+                break;
+            }
+        }
+        let applied = next.applied();
+        self.registry.store(Some(Arc::new(next)));
+        match gap {
+            None => Ok(applied),
+            Some(detail) => Err(StoreError::Unreadable { detail }),
+        }
     }
 
-    /// The journal is behind what was applied: it is not the journal that this replica followed, but one from a backup.
-    async fn restart(
+    /// Reads the cells anew: for the first time, or because the journal is behind what was applied and so not the one that this replica
+    /// followed, but one from a backup. Answers what is applied then.
+    async fn load(
         &self,
-        registry: &Registry,
+        known: Option<Arc<Registry>>,
         head: Sequence,
-    ) -> Result<Arc<Registry>, StoreError> {
-        tracing::error!(
-            applied = %registry.applied(), %head,
-            "the journal went back, as after a restore: forgetting what is held and reading it anew"
-        );
-        self.memory.clear();
-        self.load(head).await
+    ) -> Result<Sequence, StoreError> {
+        let loaded = Registry::load(head, self.journal.cells().await?);
+        let _turn = self.turn.lock();
+        let present = self.registry.load_full();
+        if present.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
+            // Somebody else was first; what they applied is not taken back.
+            return Ok(present.map_or(head, |present| present.applied()));
+        }
+        if let Some(known) = known {
+            tracing::error!(
+                applied = %known.applied(), %head,
+                "the journal went back, as after a restore: forgetting what is held and reading it anew"
+            );
+            self.memory.clear();
+        }
+        tracing::info!(%head, cells = loaded.cells().count(), "read the registry of cells");
+        self.registry.store(Some(Arc::new(loaded)));
+        Ok(head)
     }
 }
 
@@ -184,7 +221,7 @@ mod tests {
         assert_eq!(replica.registry().unwrap().cell(&a).unwrap().placements, 1);
 
         // The committer applies its own entry after the follower did: nothing counts twice.
-        replica.apply_own(&entry(2, vec![placed("k", "a", None)]), Instant::now()).await;
+        replica.apply_own(&entry(2, vec![placed("k", "a", None)]), Instant::now());
         assert_eq!(replica.registry().unwrap().cell(&a).unwrap().placements, 1);
     }
 
@@ -195,7 +232,7 @@ mod tests {
         let memory = Arc::new(Memory::new(100));
         let replica = Replica::new(store, memory.clone());
         replica.catch_up().await.unwrap();
-        replica.apply_own(&entry(2, vec![placed("k2", "a", None)]), Instant::now()).await;
+        replica.apply_own(&entry(2, vec![placed("k2", "a", None)]), Instant::now());
         assert!(memory.get("k2").is_some());
         replica.catch_up().await.unwrap();
         assert!(memory.get("k2").is_none());

@@ -185,10 +185,10 @@ async fn a_success_stays_one_though_the_head_moved_and_all_was_undone() {
         );
         let changes = [("cell_created", 0), ("cell_deleted", 0)];
         assert_eq!(ledger.changes_of(&name("cell")), changes);
-        // What came after its own change holds in its memory too.
+        assert_eq!(replica.cells().await.unwrap(), ledger.counts);
+        // That call read the journal to its end: what came after its own change holds in its memory too.
         replica.look_up(&name("pin")).await.unwrap().is(DecisionSource::Memory, 3);
         refused(replica.look_up(&name("assign")).await, Code::NotFound, "PLACEMENT_NOT_FOUND", false);
-        assert_eq!(replica.cells().await.unwrap(), ledger.counts);
     }
 }
 

@@ -50,11 +50,6 @@ impl Traced {
         self.celld.directory().await
     }
 
-    /// What it has logged so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log.path()).unwrap()
-    }
-
     /// Ends it in order and hands back its log.
     pub fn end(self) -> String {
         let status = self.celld.terminate();
@@ -141,8 +136,8 @@ pub fn assert_attributes(span: &Span, names: &[&str]) {
 pub struct Cuttable {
     pub traced: Traced,
     pub relay: crate::relay::Relay,
-    // Outlives what talks to it.
-    _engine: crate::embedded::Embedded,
+    /// Outlives what talks to it.
+    pub engine: crate::embedded::Embedded,
 }
 
 impl Cuttable {
@@ -155,6 +150,6 @@ impl Cuttable {
         let relay = crate::relay::Relay::to(target, Duration::ZERO).await;
         let traced = Traced::serve(&relay.endpoint(), collector, more);
         traced.celld.create_cells(&["cell-a"]).await;
-        Self { traced, relay, _engine: engine }
+        Self { traced, relay, engine }
     }
 }

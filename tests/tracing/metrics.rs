@@ -98,7 +98,7 @@ async fn calls_are_counted_and_timed_by_method_and_status() {
 async fn decisions_are_counted_by_source_cell_and_reason() {
     let (collector, receiver) = OtlpReceiver::start().await;
     let budget = ["--lookup-budget", "300ms"];
-    let Cuttable { traced, relay, _engine } = Cuttable::start(&collector, &budget).await;
+    let Cuttable { traced, relay, engine: _engine } = Cuttable::start(&collector, &budget).await;
     let mut directory = traced.directory().await;
     for number in 0..6 {
         resolve(&mut directory, Request::new(ask(&format!("customer-{number}")))).await.unwrap();

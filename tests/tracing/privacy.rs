@@ -81,7 +81,7 @@ async fn use_everything(directory: &mut Directory, cell: &str) {
 /// Uses everything with the table there and without it; answers the spans and the log.
 async fn record(receiver: &OtlpReceiver, collector: &str, more: &[&str]) -> (Spans, String) {
     let more = [TALKATIVE.as_slice(), more].concat();
-    let Cuttable { traced, relay, _engine } = Cuttable::start(collector, &more).await;
+    let Cuttable { traced, relay, engine: _engine } = Cuttable::start(collector, &more).await;
     let mut directory = traced.directory().await;
     use_everything(&mut directory, "cell-a").await;
     relay.cut().await;

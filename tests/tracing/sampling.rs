@@ -61,7 +61,7 @@ async fn without_being_sampled_only_failures_are_exported_and_those_whole() {
     let spans = marker(&mut directory, &receiver).await;
     assert!(spans.0.is_empty(), "{spans}");
 
-    let Cuttable { traced, relay, _engine } = cuttable;
+    let Cuttable { traced, relay, engine: _engine } = cuttable;
     relay.cut().await;
     for parented in [true, false] {
         let caller = Caller::unsampled();

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use tower::ServiceBuilder;
 use tower::retry::Retry;
-use tower::retry::backoff::ExponentialBackoffMaker;
 
 pub use fallback::FallbackReason;
 pub use trace::DecisionTrace;
@@ -27,6 +26,7 @@ pub use trace::DecisionTrace;
 use super::clock::Clock;
 use super::committer::Changes;
 use super::error::Error;
+use super::pauses::Pauses;
 use super::policy::Candidate;
 use super::replica::Replica;
 use crate::domain::{CellId, Constraints, Epoch, PartitionKey, Placement};
@@ -176,7 +176,7 @@ pub struct StackSettings {
     pub lookup_budget: Duration,
     /// Attempts at most, the first included.
     pub attempts: u32,
-    pub backoff: ExponentialBackoffMaker,
+    pub pauses: Pauses,
     /// Retries as a share of requests, above `retry_floor` a second.
     pub retry_ratio: f32,
     pub retry_floor: u32,
@@ -212,7 +212,7 @@ pub fn stack(parts: Parts) -> RouteService {
         .layer(timeout::TimeoutLayer::new(settings.lookup_budget))
         // The only place that repeats calls: the SDK's own retries are off.
         .layer(retry::layer(
-            &settings.backoff,
+            settings.pauses,
             settings.attempts,
             settings.retry_ratio,
             settings.retry_floor,

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use tower::retry::backoff::{Backoff, ExponentialBackoff, ExponentialBackoffMaker, MakeBackoff};
 use tower::retry::budget::{Budget, TpsBudget};
 use tower::retry::{Policy, RetryLayer};
 
 use super::{Answer, RouteRequest, Routed};
 use crate::directory::error::Error;
+use crate::directory::pauses::Pauses;
 
 /// How long the budget remembers requests, in seconds.
 const BUDGET_WINDOW_SECONDS: u64 = 10;
@@ -19,27 +19,24 @@ const BUDGET_WINDOW_SECONDS: u64 = 10;
 #[derive(Clone)]
 pub struct RetryPolicy {
     budget: Arc<TpsBudget>,
-    backoff: ExponentialBackoff,
-    attempts_left: u32,
+    pauses: Pauses,
+    failures: u32,
+    attempts: u32,
 }
 
 /// `attempts` counts the first one. `ratio`: retries as a share of requests, above `floor` a second.
-pub fn layer(
-    backoff: &ExponentialBackoffMaker,
-    attempts: u32,
-    ratio: f32,
-    floor: u32,
-) -> RetryLayer<RetryPolicy> {
+pub fn layer(pauses: Pauses, attempts: u32, ratio: f32, floor: u32) -> RetryLayer<RetryPolicy> {
     let window = std::time::Duration::from_secs(BUDGET_WINDOW_SECONDS);
     RetryLayer::new(RetryPolicy {
         budget: Arc::new(TpsBudget::new(window, floor, ratio)),
-        backoff: backoff.clone().make_backoff(),
-        attempts_left: attempts.saturating_sub(1),
+        pauses,
+        failures: 0,
+        attempts,
     })
 }
 
 impl Policy<RouteRequest, Routed, Error> for RetryPolicy {
-    type Future = <ExponentialBackoff as Backoff>::Future;
+    type Future = tokio::time::Sleep;
 
     fn retry(&mut self, _: &mut RouteRequest, answer: &mut Answer) -> Option<Self::Future> {
         let worth_it = match answer {
@@ -51,11 +48,11 @@ impl Policy<RouteRequest, Routed, Error> for RetryPolicy {
             Err(Error::OutcomeUnknown) => true,
             Err(Error::Refused(_) | Error::Overloaded | Error::NotReady) => false,
         };
-        if !worth_it || self.attempts_left == 0 || !self.budget.withdraw() {
+        self.failures += 1;
+        if !worth_it || self.failures >= self.attempts || !self.budget.withdraw() {
             return None;
         }
-        self.attempts_left -= 1;
-        Some(self.backoff.next_backoff())
+        Some(tokio::time::sleep(self.pauses.after(self.failures)))
     }
 
     fn clone_request(&mut self, request: &RouteRequest) -> Option<RouteRequest> {

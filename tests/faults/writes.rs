@@ -1,0 +1,260 @@
+//! Writes that the store refuses, and writes whose outcome cannot be known: an answer never promises more than is true.
+
+use std::time::{Duration, Instant};
+
+use cell_directory::proto::v1;
+use cell_directory::proto::v1::{DecisionSource, FallbackReason};
+use tonic::{Code, Status};
+
+use crate::proxy::{Fault, Rule};
+use crate::world::{PATIENT, Replica, TOLERANCE, World, refused, request, says_nothing_of_aws};
+
+const WRITE: &str = "TransactWriteItems";
+
+/// Gives up on a commit long before it gives up on a lookup.
+const SHORT_COMMITS: [&str; 5] = [
+    "--lookup-budget=20s",
+    "--read-timeout=200ms",
+    "--commit-timeout=300ms",
+    "--commit-budget=700ms",
+    "--journal-poll-interval=50ms",
+];
+
+/// Gives up on a lookup while its commit is still being tried.
+const SHORT_LOOKUPS: [&str; 5] = [
+    "--lookup-budget=700ms",
+    "--read-timeout=200ms",
+    "--commit-timeout=300ms",
+    "--commit-budget=2s",
+    "--journal-poll-interval=50ms",
+];
+
+/// What passes is waited out, whatever it is called.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_refused_for_now_succeeds_later() {
+    let (world, replica) = World::with_cells("throttled", &PATIENT).await;
+    let faults = [
+        ("throughput", Fault::THROUGHPUT),
+        ("throttling", Fault::THROTTLING),
+        ("limit", Fault::Error(400, "RequestLimitExceeded")),
+        ("conflict", Fault::CONFLICT),
+        ("cancelled-throttling", Fault::Cancelled("ThrottlingError")),
+        ("cancelled-throughput", Fault::Cancelled("ProvisionedThroughputExceeded")),
+        ("in-progress", Fault::Error(400, "TransactionInProgressException")),
+        ("internal", Fault::INTERNAL),
+        ("unavailable", Fault::UNAVAILABLE),
+        ("lost", Fault::LoseRequest),
+    ];
+    for (name, fault) in faults {
+        let refusal = world.proxy.lay(Rule::on(WRITE, fault).times(5));
+        let assigned = replica.resolve_surely(name).await.unwrap();
+        assigned.is_assigned();
+        assert_eq!(refusal.fired(), 5, "{name}");
+        world.tables.ledger().await.placed_once(name, assigned.cell());
+    }
+    assert_eq!(replica.cells().await.unwrap(), world.tables.ledger().await.counts);
+}
+
+/// What does not pass is said by its name, and `UNAVAILABLE` keeps its promise that nothing was changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_always_refused_changes_nothing() {
+    let (world, replica) = World::with_cells("refused", &SHORT_COMMITS).await;
+    replica.pin("resident", "cell-a").await.unwrap();
+    let before = world.tables.ledger().await;
+    let faults = [
+        (Fault::THROUGHPUT, "STORE_THROTTLED", true),
+        (Fault::CONFLICT, "STORE_THROTTLED", true),
+        (Fault::DENIED, "STORE_REJECTED", false),
+        (Fault::Error(400, "ResourceNotFoundException"), "STORE_REJECTED", false),
+        (Fault::Cancelled("ItemCollectionSizeLimitExceeded"), "STORE_REJECTED", false),
+    ];
+    for (fault, reason, try_again) in faults {
+        world.proxy.lay(Rule::on(WRITE, fault));
+        let unavailable = |answer: Result<(), Status>| {
+            refused(answer, Code::Unavailable, reason, try_again);
+        };
+        unavailable(replica.resolve_surely("tenant").await.map(drop));
+        unavailable(replica.pin("tenant", "cell-a").await.map(drop));
+        unavailable(replica.delete("resident").await.map(drop));
+        unavailable(replica.create_cell("cell-c").await.map(drop));
+        world.proxy.clear();
+        assert_eq!(world.tables.ledger().await, before);
+    }
+    // None of it stuck.
+    replica.resolve_surely("tenant").await.unwrap().is_assigned();
+}
+
+/// How the store is after it has done the write.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// The connection breaks, and no new one is made.
+    Refuses,
+    /// Nothing is answered any more.
+    Hangs,
+    /// Everything fails.
+    Fails,
+    /// Everything is throttled.
+    Throttles,
+}
+
+const DEATHS: [Death; 4] = [Death::Refuses, Death::Hangs, Death::Fails, Death::Throttles];
+
+impl Death {
+    /// Lets the next write be done, and nothing after it.
+    fn strike_after_a_write(self, world: &World) {
+        let (last, then) = match self {
+            Death::Refuses => (Fault::LoseReplyAndDie, None),
+            Death::Hangs => (Fault::HangReply, Some(Fault::Hang)),
+            Death::Fails => (Fault::LoseReply, Some(Fault::INTERNAL)),
+            Death::Throttles => (Fault::LoseReply, Some(Fault::THROUGHPUT)),
+        };
+        let last = world.proxy.lay(Rule::on(WRITE, last).times(1));
+        if let Some(then) = then {
+            world.proxy.lay(Rule::all(then).once_fired(&last));
+        }
+    }
+}
+
+async fn recover(world: &World) {
+    world.proxy.clear();
+    world.proxy.revive().await;
+}
+
+/// The reply was lost and the store stays away: the change may have been made, so nothing may be promised.
+async fn nothing_is_promised(name: &str, flags: &[&str]) {
+    let (world, replica) = World::with_cells(name, flags).await;
+    let unknown = |answer: Result<(), Status>| {
+        refused(answer, Code::DeadlineExceeded, "OUTCOME_UNKNOWN", true);
+    };
+    for death in DEATHS {
+        let name = |what: &str| format!("{what}-{death:?}").to_lowercase();
+
+        death.strike_after_a_write(&world);
+        unknown(replica.resolve_surely(&name("assign")).await.map(drop));
+        recover(&world).await;
+        // The truth: it was made, once.
+        let found = replica.resolve_surely(&name("assign")).await.unwrap();
+        assert!(
+            matches!(found.decision.source(), DecisionSource::Table | DecisionSource::Memory),
+            "{found:?}"
+        );
+        assert_eq!(found.placement.epoch, 1);
+
+        death.strike_after_a_write(&world);
+        unknown(batch_of_one(&replica, &name("batch")).await);
+        recover(&world).await;
+
+        death.strike_after_a_write(&world);
+        let guess = replica.resolve(&name("guess")).await.unwrap();
+        guess.is_guess(FallbackReason::Timeout);
+        recover(&world).await;
+
+        death.strike_after_a_write(&world);
+        unknown(replica.pin(&name("pin"), "cell-b").await.map(drop));
+        recover(&world).await;
+        assert_eq!(replica.pin(&name("pin"), "cell-b").await.unwrap().epoch, 1);
+
+        death.strike_after_a_write(&world);
+        unknown(replica.delete(&name("pin")).await.map(drop));
+        recover(&world).await;
+        refused(replica.delete(&name("pin")).await, Code::NotFound, "PLACEMENT_NOT_FOUND", false);
+
+        death.strike_after_a_write(&world);
+        unknown(replica.create_cell(&name("cell")).await.map(drop));
+        recover(&world).await;
+        refused(replica.create_cell(&name("cell")).await, Code::AlreadyExists, "CELL_EXISTS", false);
+
+        // A later call of the same replica is told the truth about the guess, too.
+        let known = replica.resolve_surely(&name("guess")).await.unwrap();
+        let ledger = world.tables.ledger().await;
+        ledger.placed_once(&name("assign"), found.cell());
+        ledger.placed_once(&name("guess"), known.cell());
+        assert_eq!(ledger.changes_of(&name("batch")), [("placed", 1)]);
+        assert_eq!(ledger.changes_of(&name("pin")), [("placed", 1), ("vacated", 1)]);
+        assert_eq!(ledger.changes_of(&name("cell")), [("cell_created", 0)]);
+        assert_eq!(replica.cells().await.unwrap(), ledger.counts);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_promised_when_the_commit_gives_up_first() {
+    nothing_is_promised("unknown-commit", &SHORT_COMMITS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_promised_when_the_lookup_gives_up_first() {
+    nothing_is_promised("unknown-lookup", &SHORT_LOOKUPS).await;
+}
+
+/// BatchResolve of a key, as Resolve would answer it.
+async fn batch_of_one(replica: &Replica, key: &str) -> Result<(), Status> {
+    let request = v1::BatchResolveRequest {
+        partition_keys: vec![key.to_owned()],
+        fallback: v1::FallbackPolicy::Refuse.into(),
+        ..Default::default()
+    };
+    let answer = replica.directory.clone().batch_resolve(request).await?.into_inner();
+    let outcome = answer.results.into_iter().next().unwrap().outcome.unwrap();
+    let v1::batch_resolve_result::Outcome::Error(error) = outcome else { return Ok(()) };
+    let mut details = tonic_types::ErrorDetails::with_error_info(error.reason, "cells.v1", []);
+    details.set_retry_info(error.retry_delay.map(|delay| delay.try_into().unwrap()));
+    Err(tonic_types::StatusExt::with_error_details(error.code.into(), error.message, details))
+}
+
+/// The writer gives up for its own deadline: that says what it is, and a change may have been made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_whose_deadline_passes_during_a_write_is_not_told_that_nothing_happened() {
+    let (world, replica) = World::with_cells("deadline-write", &PATIENT).await;
+    let hang = world.proxy.lay(Rule::on(WRITE, Fault::HangReply));
+    let mut request = tonic::Request::new(v1::PinPlacementRequest {
+        partition_key: "tenant".to_owned(),
+        cell_id: "cell-a".to_owned(),
+        ..Default::default()
+    });
+    // By hand: a client that is told of its deadline gives up by itself at the same moment.
+    let began = Instant::now();
+    let answer = tokio::time::timeout(Duration::from_millis(300), {
+        request.metadata_mut().insert("x-unused", "0".parse().unwrap());
+        replica.directory.clone().pin_placement(request)
+    });
+    assert!(answer.await.is_err(), "nothing answers");
+    assert!(began.elapsed() < TOLERANCE + Duration::from_millis(300));
+    hang.has_landed(1).await;
+    world.proxy.clear();
+    // The caller who gave up did not take the change back, nor does a repeat make it twice.
+    let again = replica.pin("tenant", "cell-a").await.unwrap();
+    assert_eq!((again.cell_id.as_str(), again.epoch), ("cell-a", 1));
+    world.tables.ledger().await.placed_once("tenant", "cell-a");
+}
+
+/// Nothing that the store says of itself gets out, wherever it is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_text_of_the_store_reaches_a_caller() {
+    let (world, replica) = World::with_cells("texts", &SHORT_COMMITS).await;
+    world.tables.adopt("adopted", "cell-a").await;
+    for operation in ["GetItem", "Query", "Scan", WRITE] {
+        for fault in [Fault::DENIED, Fault::INTERNAL, Fault::THROUGHPUT] {
+            world.proxy.lay(Rule::on(operation, fault));
+            let mut failures = Vec::new();
+            let mut note = |answer: Result<(), Status>| failures.extend(answer.err());
+            note(replica.resolve_surely("tenant").await.map(drop));
+            note(replica.pin("tenant", "cell-a").await.map(drop));
+            note(replica.delete("adopted").await.map(drop));
+            note(replica.cells().await.map(drop));
+            note(replica.create_cell("cell-c").await.map(drop));
+            let explained = v1::ResolveRequest { explain: true, ..request("explained") };
+            let answer = replica.ask(explained).await;
+            let told = format!("{:?}", answer.as_ref().map(|answer| &answer.decision));
+            assert!(!told.contains("arn:") && !told.contains("Exception"), "{told}");
+            note(answer.map(drop));
+            world.proxy.clear();
+            for status in &failures {
+                says_nothing_of_aws(status);
+                assert_ne!(status.code(), Code::Internal, "{status:?}");
+                assert_ne!(status.code(), Code::Unknown, "{status:?}");
+            }
+            let expected = operation != "Scan" && operation != "Query";
+            assert!(!failures.is_empty() || !expected, "{operation}");
+        }
+    }
+}
