@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
 use crate::directory::{
-    self, Clock, CommitterSettings, Directory, Ingredients, Mutation, NewCell, Pauses, Refused, Settings,
-    StackSettings,
+    self, Clock, CommitterSettings, Directory, Ingredients, Mutation, NewCell, Pauses, Refused,
+    Settings, StackSettings,
 };
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
 use crate::embedded::{Embedded, EmbeddedError};
@@ -27,9 +27,6 @@ use crate::telemetry::{self, Telemetry, TelemetryConfig, TelemetryError, TenantL
 
 /// How long background tasks may take to end.
 const TASKS_STOPPING: Duration = Duration::from_secs(10);
-
-/// Jitter of pauses between attempts: each is within this share of its length.
-const JITTER: f64 = 0.5;
 
 /// The cells of `celld dev`.
 const DEMO_CELLS: [(&str, &str); 3] =
@@ -325,7 +322,7 @@ fn settings(config: &Config) -> Result<Settings, AppError> {
             lookup_budget: config.lookup_budget,
             attempts: config.retry_attempts,
             pauses: Pauses {
-                first: config.retry_backoff_min,
+                shortest: config.retry_backoff_min,
                 longest: config.retry_backoff_max,
             },
             retry_ratio: config.retry_budget_ratio,

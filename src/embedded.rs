@@ -3,6 +3,7 @@
 //! It speaks DynamoDB's protocol and is used through the same client as the real one: there is no second code path. It runs in a
 //! runtime of its own, because its handlers wait for the disk on the thread that runs them.
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +26,12 @@ pub enum EmbeddedError {
     DataDir { path: PathBuf, source: std::io::Error },
     #[error("cannot open the database {path}: {reason}; is another celld using it?")]
     Open { path: PathBuf, reason: String },
+    #[error(
+        "{path} is locked: another celld uses this data directory; stop it, or choose another --data-dir"
+    )]
+    Taken { path: PathBuf },
+    #[error("cannot lock {path}: {source}; choose another --data-dir")]
+    Lock { path: PathBuf, source: std::io::Error },
     #[error("cannot listen on {address}: {source}; choose another --dev-dynamodb-listen address")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("cannot start the engine's threads: {0}")]
@@ -36,6 +43,8 @@ pub struct Embedded {
     address: SocketAddr,
     stop: CancellationToken,
     runtime: Option<Runtime>,
+    /// Held while the engine runs; the system lets go of it when the process ends, however it ends.
+    _lock: File,
 }
 
 impl Embedded {
@@ -43,6 +52,7 @@ impl Embedded {
     pub fn start(data_dir: &Path, address: SocketAddr) -> Result<Self, EmbeddedError> {
         std::fs::create_dir_all(data_dir)
             .map_err(|source| EmbeddedError::DataDir { path: data_dir.to_owned(), source })?;
+        let lock = lock(data_dir.join("lock"))?;
         let path = data_dir.join("dynamodb.sqlite");
         let database = Database::new(&path.to_string_lossy())
             .map_err(|error| EmbeddedError::Open { path, reason: error.to_string() })?;
@@ -64,12 +74,25 @@ impl Embedded {
                 tracing::error!(error, "the embedded dynamodb stopped");
             }
         });
-        Ok(Self { address, stop, runtime: Some(runtime) })
+        Ok(Self { address, stop, runtime: Some(runtime), _lock: lock })
     }
 
     /// `http://host:port`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+}
+
+/// SQLite would let two engines share the file, but each keeps state of its own, such as tokens of transactions.
+fn lock(path: PathBuf) -> Result<File, EmbeddedError> {
+    let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+        Ok(file) => file,
+        Err(source) => return Err(EmbeddedError::Lock { path, source }),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(EmbeddedError::Taken { path }),
+        Err(TryLockError::Error(source)) => Err(EmbeddedError::Lock { path, source }),
     }
 }
 

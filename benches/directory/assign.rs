@@ -31,7 +31,9 @@ pub enum Engine {
 }
 
 pub fn run(options: &Options) {
-    println!("new keys, {CALLERS} callers: single conditional puts, and assignments through gRPC with their journal");
+    println!(
+        "new keys, {CALLERS} callers: single conditional puts, and assignments through gRPC with their journal"
+    );
     println!("{:<28} {:>10} {:>14} {:>7}", "", "puts/s", "assignments/s", "ratio");
     for engine in &options.engines {
         let directory = tempfile::tempdir().unwrap();
@@ -65,7 +67,8 @@ fn compare(options: &Options, name: &str, endpoint: String) {
         tables::create(&client, &bare).await.unwrap();
         tables::create(&client, &ours).await.unwrap();
 
-        let settings = StoreSettings { commit_timeout: Duration::from_secs(10), ..Default::default() };
+        let settings =
+            StoreSettings { commit_timeout: Duration::from_secs(10), ..Default::default() };
         let store = service::store(DynamoDbStore::new(client.clone(), ours, settings));
         let mut config = service::config(0);
         config.lookup_budget = Duration::from_secs(10);

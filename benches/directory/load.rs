@@ -110,8 +110,10 @@ pub fn hit(
 + Sync {
     move |mut client, number| {
         Box::pin(async move {
-            let request =
-                v1::ResolveRequest { partition_key: key(number % placements), ..Default::default() };
+            let request = v1::ResolveRequest {
+                partition_key: key(number % placements),
+                ..Default::default()
+            };
             let answer = client.resolve(request).await.unwrap().into_inner();
             assert!(answer.placement.is_some());
         })

@@ -1,7 +1,7 @@
 //! gRPC hits against a bare tonic echo.
 
-use cell_directory::domain::{CellId, CellState, Endpoint, Labels, PartitionKey, Region, Weight};
 use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
+use cell_directory::domain::{CellId, CellState, Endpoint, Labels, PartitionKey, Region, Weight};
 use cell_directory::proto::v1;
 use cell_directory::store::memory::MemoryStore;
 use futures::StreamExt;
@@ -18,8 +18,11 @@ pub fn run(options: &Options) {
     let collector = servers.block_on(collector::start());
     let telemetry = service::telemetry(&collector);
     let config = service::config(options.placements);
-    let directory =
-        servers.block_on(service::start(service::store(MemoryStore::default()), &config, &telemetry));
+    let directory = servers.block_on(service::start(
+        service::store(MemoryStore::default()),
+        &config,
+        &telemetry,
+    ));
     eprintln!("placing {} tenants", options.placements);
     servers.block_on(fill(&directory.directory, options.placements));
 
@@ -28,7 +31,10 @@ pub fn run(options: &Options) {
     let echo = servers.block_on(echo::start(sample));
 
     println!("{} placements in memory, telemetry on at 1 % sampling", options.placements);
-    println!("{:<34} {:>12} {:>12} {:>7}   p50/p99 echo, directory", "", "echo/s", "directory/s", "ratio");
+    println!(
+        "{:<34} {:>12} {:>12} {:>7}   p50/p99 echo, directory",
+        "", "echo/s", "directory/s", "ratio"
+    );
     for (name, shape) in [
         ("Resolve, 1 connection x 1 stream", Shape { connections: 1, streams: 1 }),
         ("Resolve, 8 connections x 32 streams", Shape { connections: 8, streams: 32 }),
@@ -75,10 +81,14 @@ fn compare<F, T>(
                 pairs.push([pair[0], pair[1]]);
             }
         }
-        let middle = |side: usize| median(pairs.iter().map(|pair| pair[side].per_second).collect()) * unit;
-        let ratio = median(pairs.iter().map(|pair| pair[1].per_second / pair[0].per_second).collect());
+        let middle =
+            |side: usize| median(pairs.iter().map(|pair| pair[side].per_second).collect()) * unit;
+        let ratio =
+            median(pairs.iter().map(|pair| pair[1].per_second / pair[0].per_second).collect());
         let latency = |side: usize| {
-            let of = |pick: fn(&Figures) -> f64| median(pairs.iter().map(|pair| pick(&pair[side])).collect());
+            let of = |pick: fn(&Figures) -> f64| {
+                median(pairs.iter().map(|pair| pick(&pair[side])).collect())
+            };
             let (p50, p99) = (of(|f| f.p50.as_secs_f64()), of(|f| f.p99.as_secs_f64()));
             format!("{:.0}/{:.0} us", p50 * 1e6, p99 * 1e6)
         };

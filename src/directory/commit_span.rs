@@ -27,17 +27,7 @@ pub fn begin<'a>(
         { names::COMMIT_COMMANDS } = names::number(commands as u64),
         { names::COMMIT_OUTCOME } = Empty,
     );
-    if span.is_disabled() {
-        return span;
-    }
-    let mut callers: Vec<_> = callers.cloned().collect();
-    // Stable: among equals, who came first.
-    callers.sort_by_key(|caller| !caller.is_sampled());
-    let mut callers = callers.into_iter();
-    if let Some(first) = callers.next() {
-        propagation::attach_local(&span, first);
-    }
-    callers.for_each(|caller| span.add_link(caller));
+    propagation::serve(&span, callers.cloned());
     span
 }
 

@@ -6,25 +6,30 @@
 //!
 //! *Lost replies.* A commit whose reply was lost is repeated as it is. Both attempts are conditional on the journal's head, so at most
 //! one of them is done; if the head has moved, the entry that took the place says by its nonce whether it is ours.
+//!
+//! *Nobody pays for others for long.* A command that assumes wrongly has its whole entry refused. So what a commit says of a key is
+//! told to all that wait, and the commands of a refused entry are drafted again without newcomers, who may assume wrongly, too.
+//! And where the store will not have an entry at all, it may be for one command's sake, such as a tenant whose record cannot be read:
+//! smaller entries follow until that command stands alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::SpanContext;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tower::retry::backoff::{Backoff, ExponentialBackoffMaker, MakeBackoff};
 use tracing::Instrument;
 
 use super::clock::Clock;
 use super::commit_span;
 use super::draft::{Command, Draft, Drafted, Outcome};
 use super::error::{Error, Refused};
+use super::pauses::Pauses;
 use super::policy::AssignmentPolicy;
 use super::replica::Replica;
-use crate::domain::{Nonce, Sequence};
-use crate::store::{Commit, CommitOutcome, Found, Journal, Refusal, StoreError};
+use crate::domain::{Mapping, Nonce, PartitionKey, Placement, Sequence};
+use crate::store::{Commit, CommitOutcome, Found, Journal, MAX_WRITES, Refusal, StoreError};
 use crate::telemetry::propagation;
 
 /// Most commands that wait for the task to take them up.
@@ -35,6 +40,9 @@ const BACKLOG: usize = 256;
 
 /// How often a command is drafted again because somebody else's change came first.
 const MAX_REDRAFTS: u32 = 32;
+
+/// How many commands in a row the store has to turn down alone until it is taken to turn down all that wait.
+const MAX_LONE_FAILURES: u32 = 3;
 
 #[derive(Debug, Clone)]
 pub struct CommitterSettings {
@@ -57,6 +65,8 @@ struct Waiting {
     redrafts: u32,
     /// Drafted on a registry that was read after the command came: a refusal is final.
     current: bool,
+    /// Its entry was refused, and what it assumes was put right. Drafted again before those that are not checked.
+    checked: bool,
     /// Who asks, where that is traced.
     caller: Option<SpanContext>,
 }
@@ -69,7 +79,8 @@ impl Changes {
     pub async fn submit(&self, command: Command) -> Result<Outcome, Error> {
         let (reply, answer) = oneshot::channel();
         let caller = propagation::current();
-        let waiting = Waiting { command, reply, redrafts: 0, current: false, caller };
+        let waiting =
+            Waiting { command, reply, redrafts: 0, current: false, checked: false, caller };
         self.queue.try_send(waiting).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Error::NotReady,
@@ -79,14 +90,23 @@ impl Changes {
     }
 }
 
-/// The task's state.
+/// What the task needs.
 pub struct Committer {
     pub replica: Arc<Replica>,
     pub journal: Arc<dyn Journal>,
     pub policy: Arc<dyn AssignmentPolicy>,
     pub clock: Clock,
-    pub backoff: ExponentialBackoffMaker,
+    pub pauses: Pauses,
     pub settings: CommitterSettings,
+}
+
+/// The task's state.
+struct Task {
+    parts: Committer,
+    /// Most commands of the next entry.
+    limit: usize,
+    /// Commands in a row that the store turned down though they stood alone.
+    lone_failures: u32,
 }
 
 /// A command in a draft and what it comes to if the draft is committed.
@@ -121,10 +141,15 @@ impl Committer {
     }
 
     /// Commits commands until `stop`, then those that wait already.
-    pub async fn run(mut self, queue: CommandQueue, stop: CancellationToken) {
+    pub async fn run(self, queue: CommandQueue, stop: CancellationToken) {
+        let mut task = Task { parts: self, limit: MAX_WRITES, lone_failures: 0 };
         let mut queue = queue.0;
         let mut backlog = VecDeque::new();
         loop {
+            // Closing lets `recv` hand out what waits and then end. Looked at in every round, so that load does not put it off.
+            if stop.is_cancelled() {
+                queue.close();
+            }
             if backlog.is_empty() {
                 tokio::select! {
                     biased;
@@ -132,8 +157,7 @@ impl Committer {
                         Some(waiting) => backlog.push_back(waiting),
                         None => return,
                     },
-                    // Closing lets `recv` hand out what waits and then end.
-                    () = stop.cancelled(), if !queue.is_closed() => queue.close(),
+                    () = stop.cancelled(), if !queue.is_closed() => continue,
                 }
             }
             while backlog.len() < BACKLOG
@@ -141,23 +165,36 @@ impl Committer {
             {
                 backlog.push_back(waiting);
             }
-            self.round(&mut backlog).await;
+            task.round(&mut backlog).await;
         }
     }
+}
 
+impl Task {
     /// Drafts an entry from the backlog, commits it, and answers. What did not fit, or must be drafted again, stays.
     async fn round(&mut self, backlog: &mut VecDeque<Waiting>) {
-        let registry = match self.replica.registry() {
+        let parts = &self.parts;
+        let registry = match parts.replica.registry() {
             Ok(registry) => registry,
             Err(error) => return refuse_all(backlog.drain(..), &error),
         };
-        let mut draft =
-            Draft::new(&*self.policy, &registry, self.clock.now(), self.settings.request_retention);
+        let mut draft = Draft::new(
+            &*parts.policy,
+            &registry,
+            parts.clock.now(),
+            parts.settings.request_retention,
+        );
         let mut included: Vec<Included> = Vec::new();
         let mut rest = VecDeque::new();
+        let mut refused: Vec<(Waiting, Refused)> = Vec::new();
         let mut doubtful = false;
+        let only_checked = backlog.iter().any(|waiting| waiting.checked);
         for waiting in backlog.drain(..) {
             if waiting.reply.is_closed() {
+                continue;
+            }
+            if (only_checked && !waiting.checked) || included.len() >= self.limit {
+                rest.push_back(waiting);
                 continue;
             }
             match draft.add(&waiting.command) {
@@ -165,6 +202,9 @@ impl Committer {
                 Drafted::Settled(Err(_)) if !waiting.current => {
                     doubtful = true;
                     rest.push_back(waiting);
+                }
+                Drafted::Settled(Err(refusal)) if waiting.command.request.is_some() => {
+                    refused.push((waiting, refusal));
                 }
                 Drafted::Settled(answer) => waiting.answer(answer.map_err(Error::from)),
                 Drafted::Deferred => rest.push_back(waiting),
@@ -179,13 +219,31 @@ impl Committer {
             let ended = self.commit(&commit).instrument(span.clone()).await;
             commit_span::end(span, ended.as_str(), matches!(ended, Ended::Failed(_)));
             if matches!(ended, Ended::Committed) {
-                self.replica.apply_own(&commit.entry, began);
+                self.parts.replica.apply_own(&commit.entry, began);
             }
             self.conclude(ended, included, &owners, backlog).await;
         }
-        if doubtful {
-            self.make_current(backlog).await;
+        let refusing = refused.into_iter().map(|(waiting, refusal)| self.refuse(waiting, refusal));
+        futures::future::join_all(refusing).await;
+        if doubtful && !backlog.is_empty() {
+            let read = self.parts.replica.catch_up().await;
+            make_current(read, backlog);
         }
+    }
+
+    /// Refuses a command with a request id, unless it repeats one that was done since it came: what that did is why it is refused.
+    async fn refuse(&self, waiting: Waiting, refusal: Refused) {
+        let Some(request) = &waiting.command.request else {
+            return waiting.answer(Err(refusal.into()));
+        };
+        let answer = match self.parts.journal.request(&request.id).await {
+            Ok(Some(record)) if record.forget_after > self.parts.clock.now() => {
+                request.repeat_of(record).map_err(Error::from)
+            }
+            Ok(_) => Err(refusal.into()),
+            Err(error) => Err(error.into()),
+        };
+        waiting.answer(answer);
     }
 
     /// Answers an entry's commands, or puts them back at the front of the backlog.
@@ -198,16 +256,23 @@ impl Committer {
     ) {
         match ended {
             Ended::Committed => {
+                self.limit = (self.limit * 2).min(MAX_WRITES);
+                self.lone_failures = 0;
+                tell(backlog, included.iter().filter_map(|(_, outcome)| mapping_after(outcome)));
                 for (waiting, outcome) in included {
                     waiting.answer(Ok(outcome));
                 }
+            }
+            Ended::Failed(error) if self.divides(&error, included.len()) => {
+                put_back_checked(included, backlog);
             }
             Ended::Failed(error) => {
                 refuse_all(included.into_iter().map(|(waiting, _)| waiting), &error);
             }
             Ended::HeadMoved => {
                 put_back(included, backlog);
-                self.make_current(backlog).await;
+                let read = self.parts.replica.advance().await;
+                make_current(read, backlog);
             }
             Ended::Refused(refusals) => {
                 let mut found: Vec<Option<Found>> = vec![None; included.len()];
@@ -217,6 +282,7 @@ impl Committer {
                     }
                 }
                 let mut again = Vec::new();
+                let mut mappings = Vec::new();
                 for ((mut waiting, outcome), found) in included.into_iter().zip(found) {
                     match found {
                         Some(Found::Request(record)) => {
@@ -226,60 +292,96 @@ impl Committer {
                             waiting.answer(answer.map_err(Error::from));
                             continue;
                         }
-                        Some(Found::Mapping(mapping)) => waiting.command.action.assume(mapping),
+                        Some(Found::Mapping(mapping)) => {
+                            let key = waiting.command.action.key().cloned();
+                            mappings.extend(key.map(|key| (key, mapping.clone())));
+                            waiting.command.action.assume(mapping);
+                        }
                         None => {}
                     }
                     again.push((waiting, outcome));
                 }
-                put_back(again, backlog);
+                tell(backlog, mappings.into_iter());
+                put_back_checked(again, backlog);
             }
         }
     }
 
-    /// Reads the journal up to its head, after which refusals are final. Where that fails, so do the commands that wait for it.
-    async fn make_current(&mut self, backlog: &mut VecDeque<Waiting>) {
-        match self.replica.catch_up().await {
-            Ok(()) => backlog.iter_mut().for_each(|waiting| waiting.current = true),
-            Err(error) => refuse_all(backlog.drain(..), &Error::Store(error)),
+    /// Whether to try smaller entries: the store will not have one of `commands` commands, and it may be for the sake of one.
+    fn divides(&mut self, error: &Error, commands: usize) -> bool {
+        use StoreError::{Rejected, Unreadable};
+        if !matches!(error, Error::Store(Rejected { .. } | Unreadable { .. })) {
+            return false;
         }
+        if commands == 1 {
+            self.lone_failures += 1;
+            if self.lone_failures >= MAX_LONE_FAILURES {
+                self.limit = MAX_WRITES;
+            }
+            return false;
+        }
+        if self.lone_failures >= MAX_LONE_FAILURES {
+            self.lone_failures = 0;
+            return false;
+        }
+        self.limit = commands / 2;
+        true
     }
 
-    /// Commits an entry, repeating it while that may help.
+    /// Commits an entry, repeating it while that may help and there is time.
     async fn commit(&mut self, commit: &Commit) -> Ended {
-        let deadline = Instant::now() + self.settings.commit_budget;
-        let mut backoff = self.backoff.make_backoff();
+        let deadline = tokio::time::Instant::now() + self.parts.settings.commit_budget;
+        let mut failures = 0;
         // A reply to an earlier attempt was lost: the entry may be in the journal already.
         let mut in_doubt = false;
         loop {
-            let failed = match self.journal.commit(commit).await {
-                Ok(CommitOutcome::Committed) => return Ended::Committed,
-                Ok(CommitOutcome::Refused(refusals)) => return Ended::Refused(refusals),
-                Ok(CommitOutcome::HeadMoved) if !in_doubt => return Ended::HeadMoved,
-                Ok(CommitOutcome::HeadMoved) => match self.is_written(commit).await {
-                    Ok(true) => return Ended::Committed,
-                    Ok(false) => return Ended::HeadMoved,
-                    Err(error) => error,
-                },
-                Ok(CommitOutcome::Contended) => StoreError::Throttled,
-                Err(error) => error,
+            let attempt = self.attempt(commit, in_doubt);
+            let failed = match tokio::time::timeout_at(deadline, attempt).await {
+                Ok(Ok(ended)) => return ended,
+                Ok(Err(error)) => error,
+                // Given up half-way.
+                Err(_elapsed) => StoreError::Timeout,
             };
             in_doubt |= failed.ambiguous();
-            if !failed.transient() || Instant::now() >= deadline {
+            failures += 1;
+            let pause = self.parts.pauses.after(failures);
+            // An attempt that is cut off leaves the outcome open: unless it is open already, none is begun that may be.
+            let room = if in_doubt { Duration::ZERO } else { self.parts.settings.commit_budget / 8 };
+            if !failed.transient() || tokio::time::Instant::now() + pause + room >= deadline {
                 return Ended::Failed(match in_doubt {
                     true => Error::OutcomeUnknown,
                     false => Error::Store(failed),
                 });
             }
             tracing::debug!(error = %failed, in_doubt, "repeating a commit");
-            backoff.next_backoff().await;
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// Whether the journal holds this very entry.
+    async fn attempt(&self, commit: &Commit, in_doubt: bool) -> Result<Ended, StoreError> {
+        match self.parts.journal.commit(commit).await? {
+            CommitOutcome::Committed => Ok(Ended::Committed),
+            // Also after an attempt whose reply was lost: that one was not done, or the head would have moved.
+            CommitOutcome::Refused(refusals) => Ok(Ended::Refused(refusals)),
+            CommitOutcome::HeadMoved if in_doubt && self.is_written(commit).await? => {
+                Ok(Ended::Committed)
+            }
+            CommitOutcome::HeadMoved => Ok(Ended::HeadMoved),
+            CommitOutcome::Contended => Err(StoreError::Throttled),
+        }
+    }
+
+    /// Whether the journal holds this very entry, whose place is taken.
     async fn is_written(&self, commit: &Commit) -> Result<bool, StoreError> {
-        let before = Sequence::new(commit.entry.sequence.get() - 1);
-        let there = self.journal.entries(before, 1).await?;
-        Ok(there.first().is_some_and(|entry| entry.nonce == commit.entry.nonce))
+        let sequence = commit.entry.sequence;
+        let before = Sequence::new(sequence.get() - 1);
+        let there = self.parts.journal.entries(before, 1).await?;
+        match there.first() {
+            Some(entry) if entry.sequence == sequence => Ok(entry.nonce == commit.entry.nonce),
+            _ => {
+                Err(StoreError::Unreadable { detail: format!("journal entry {sequence} is gone") })
+            }
+        }
     }
 }
 
@@ -304,8 +406,49 @@ fn put_back(included: Vec<Included>, backlog: &mut VecDeque<Waiting>) {
     }
 }
 
+/// Puts commands back that are to be drafted again without newcomers.
+fn put_back_checked(mut included: Vec<Included>, backlog: &mut VecDeque<Waiting>) {
+    included.iter_mut().for_each(|(waiting, _)| waiting.checked = true);
+    put_back(included, backlog);
+}
+
 fn refuse_all(waiting: impl Iterator<Item = Waiting>, error: &Error) {
     for waiting in waiting {
         waiting.answer(Err(error.clone()));
+    }
+}
+
+/// After a read of the journal up to its head, refusals are final. Where it failed, so do the commands that wait for it.
+fn make_current(read: Result<(), StoreError>, backlog: &mut VecDeque<Waiting>) {
+    match read {
+        Ok(()) => backlog.iter_mut().for_each(|waiting| waiting.current = true),
+        Err(error) => refuse_all(backlog.drain(..), &Error::Store(error)),
+    }
+}
+
+/// Tells those that wait what the table says of their keys.
+fn tell(backlog: &mut VecDeque<Waiting>, mappings: impl Iterator<Item = (PartitionKey, Mapping)>) {
+    if backlog.is_empty() {
+        return;
+    }
+    let mappings: HashMap<PartitionKey, Mapping> = mappings.collect();
+    for waiting in backlog {
+        let known = waiting.command.action.key().and_then(|key| mappings.get(key)).cloned();
+        if let Some(mapping) = known {
+            waiting.command.action.assume(mapping);
+        }
+    }
+}
+
+/// What the table says of a key once a command's outcome is committed.
+fn mapping_after(outcome: &Outcome) -> Option<(PartitionKey, Mapping)> {
+    match outcome {
+        Outcome::Placed { placement, .. } => {
+            Some((placement.key.clone(), Mapping::Placed(Placement::clone(placement))))
+        }
+        Outcome::Vacated(placement) => {
+            Some((placement.key.clone(), Mapping::Vacated(placement.epoch)))
+        }
+        Outcome::Cell(_) | Outcome::CellDeleted => None,
     }
 }

@@ -3,19 +3,24 @@
 //! A command is drafted against the registry as the commands before it leave it, and against what it assumes the table to say of
 //! its key. Both are preconditions of the commit: the first by the journal's head, the second by the write's own condition. Where the
 //! table says otherwise the commit is refused with what it says, and the command is drafted again with that.
+//!
+//! What is drafted may come to nothing, so nobody is refused for its sake: such a command waits for the next entry.
 
-use std::collections::{BTreeMap, HashSet};
+mod decide;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::error::Refused;
-use super::policy::{AssignmentPolicy, Candidate, Newcomer, choose};
+use super::policy::{AssignmentPolicy, Candidate};
 use super::registry::{Registry, total_deltas};
 use crate::domain::{
-    Capacity, Cell, CellId, CellState, Change, Constraints, Endpoint, Epoch, HistoryRecord,
-    JournalEntry, Labels, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region,
-    RequestId, RequestRecord, StoredOutcome, Timestamp, Weight, WriteMode,
+    Capacity, Cell, CellId, CellState, Change, Constraints, Endpoint, Epoch, JournalEntry, Labels,
+    Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId, RequestRecord,
+    StoredOutcome, Timestamp, Weight,
 };
-use crate::store::{self, Commit, Expected, MAX_ENTRY_BYTES, MAX_WRITES, Write};
+use crate::store::{self, Commit, MAX_ENTRY_BYTES, MAX_WRITES, Write};
+use decide::Decision;
 
 /// A change that is asked for.
 #[derive(Debug, Clone)]
@@ -143,12 +148,19 @@ pub struct Draft<'a> {
     policy: &'a dyn AssignmentPolicy,
     now: Timestamp,
     request_retention: std::time::Duration,
+    /// The registry that the entry goes on top of.
+    base: &'a Registry,
+    /// The registry with what is drafted.
     registry: Registry,
+    /// Commands included so far.
+    commands: usize,
     changes: Vec<Change>,
     writes: Vec<Write>,
     /// For each write, the command (by the order of inclusion) that it belongs to.
     owners: Vec<usize>,
     touched: HashSet<Item>,
+    /// Cells whose counts are moved.
+    counted: HashSet<CellId>,
     items: usize,
     bytes: usize,
 }
@@ -168,11 +180,18 @@ struct Addition {
     outcome: Outcome,
 }
 
+/// The same with what concerns the request that asked for it. A request may change nothing and be remembered all the same.
+struct Inclusion {
+    change: Option<Change>,
+    writes: Vec<Write>,
+    outcome: Outcome,
+}
+
 impl<'a> Draft<'a> {
     /// Starts an entry on top of `registry`.
     pub fn new(
         policy: &'a dyn AssignmentPolicy,
-        registry: &Registry,
+        registry: &'a Registry,
         now: Timestamp,
         request_retention: std::time::Duration,
     ) -> Self {
@@ -180,18 +199,21 @@ impl<'a> Draft<'a> {
             policy,
             now,
             request_retention,
+            base: registry,
             registry: registry.clone(),
+            commands: 0,
             changes: Vec::new(),
             writes: Vec::new(),
             owners: Vec::new(),
             touched: HashSet::new(),
+            counted: HashSet::new(),
             items: 0,
             bytes: 0,
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.commands == 0
     }
 
     /// Drafts a command.
@@ -199,25 +221,36 @@ impl<'a> Draft<'a> {
         if self.touches(command) {
             return Drafted::Deferred;
         }
-        let addition = match self.decide(&command.action) {
-            Ok(Ok(addition)) => addition,
-            Ok(Err(outcome)) => return Drafted::Settled(Ok(outcome)),
-            Err(refused) => return Drafted::Settled(Err(refused)),
-        };
-        self.include(command, addition)
+        let on = |registry| Decision { policy: self.policy, now: self.now, registry };
+        match on(&self.registry).decide(&command.action) {
+            Ok(Ok(Addition { change, writes, outcome })) => {
+                self.include(command, Inclusion { change: Some(change), writes, outcome })
+            }
+            // A repeat is to get this very answer, whatever becomes of the tenant in between.
+            Ok(Err(outcome)) if command.request.is_some() => {
+                self.include(command, Inclusion { change: None, writes: Vec::new(), outcome })
+            }
+            Ok(Err(outcome)) => Drafted::Settled(Ok(outcome)),
+            Err(_) => match on(self.base).decide(&command.action) {
+                Err(refused) => Drafted::Settled(Err(refused)),
+                Ok(_) => Drafted::Deferred,
+            },
+        }
     }
 
     /// The finished entry and, for each of its writes but the counts at the end, the command (by the order of inclusion) that it
     /// belongs to.
     pub fn finish(self, nonce: Nonce) -> (Commit, Vec<usize>) {
         let mut writes = self.writes;
-        let counts = total_deltas(&self.changes);
-        writes.extend(
-            counts
-                .into_iter()
-                .filter(|(cell, delta)| *delta != 0 && self.registry.cell(cell).is_some())
-                .map(|(cell, delta)| Write::AddToCount { cell: cell.clone(), delta }),
-        );
+        let counts = total_deltas(&self.changes).into_iter().filter_map(|(cell, delta)| {
+            // A cell that is not registered has no count.
+            let counted = self.base.cell(cell)?;
+            // Never below zero, as the registry has it: what somebody else's router wrote may leave without having been counted.
+            let least = i64::try_from(counted.placements).map_or(i64::MIN, |count| -count);
+            let delta = delta.max(least);
+            (delta != 0).then(|| Write::AddToCount { cell: cell.clone(), delta })
+        });
+        writes.extend(counts);
         let entry = JournalEntry {
             sequence: self.registry.applied().next(),
             nonce,
@@ -234,8 +267,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Adds to the draft if it fits.
-    fn include(&mut self, command: &Command, addition: Addition) -> Drafted {
-        let Addition { change, mut writes, outcome } = addition;
+    fn include(&mut self, command: &Command, inclusion: Inclusion) -> Drafted {
+        let Inclusion { change, mut writes, outcome } = inclusion;
         if let Some(request) = &command.request {
             writes.push(Write::PutRequest(RequestRecord {
                 id: request.id.clone(),
@@ -245,243 +278,52 @@ impl<'a> Draft<'a> {
                 forget_after: self.now.plus(self.request_retention),
             }));
         }
-        // A placement's change may bring a count with it that no write of the draft has yet; one for each cell is enough, and
-        // allowing for two errs on the safe side.
-        let count_items = self.counted_cells(&change);
-        let count_touched =
-            change.deltas().any(|(cell, _)| self.touched.contains(&Item::Cell(cell.clone())));
-        let items = writes.iter().map(Write::items).sum::<usize>() + count_items;
-        let bytes = store::encoded_len(&change);
+        // A placement's change brings with it the count of each cell that no change of the draft has moved yet.
+        let deltas = change.iter().flat_map(Change::deltas);
+        let newly_counted = deltas.filter(|(cell, _)| !self.counted.contains(*cell));
+        let newly_counted: HashSet<CellId> = newly_counted.map(|(cell, _)| cell.clone()).collect();
+        // A registration may write the count, too: it shares no entry with changes that move it, in either order.
+        let count_touched = newly_counted.iter().any(|cell| self.touched_cell(cell))
+            || change.iter().filter_map(Change::cell).any(|cell| self.counted.contains(cell));
+        let items = writes.iter().map(Write::items).sum::<usize>() + newly_counted.len();
+        let bytes = change.iter().map(store::encoded_len).sum::<usize>();
         let full = self.items + items > MAX_WRITES || self.bytes + bytes > MAX_ENTRY_BYTES;
         if count_touched || (full && !self.is_empty()) {
             return Drafted::Deferred;
         }
+        self.counted.extend(newly_counted);
         self.items += items;
         self.bytes += bytes;
         self.touched.insert(command.action.item());
         if let Some(request) = &command.request {
             self.touched.insert(Item::Request(request.id.clone()));
         }
-        self.registry.anticipate(&change);
-        // One change a command: its position is the command's.
-        self.owners.resize(self.owners.len() + writes.len(), self.changes.len());
-        self.changes.push(change);
+        self.owners.resize(self.owners.len() + writes.len(), self.commands);
+        self.commands += 1;
+        if let Some(change) = change {
+            self.registry.anticipate(&change);
+            self.changes.push(change);
+        }
         self.writes.append(&mut writes);
         Drafted::Included(outcome)
     }
 
-    /// How many cells' counts a change moves that the draft has not moved yet.
-    fn counted_cells(&self, change: &Change) -> usize {
-        let moved: BTreeMap<_, _> = total_deltas(&self.changes);
-        change.deltas().filter(|(cell, _)| !moved.contains_key(cell)).count()
-    }
-
-    /// `Ok(Err(outcome))`: nothing to do, and this is the answer.
-    fn decide(&self, action: &Action) -> Result<Result<Addition, Outcome>, Refused> {
-        match action {
-            Action::Place { key, assumed, destination, since, expires } => {
-                self.place(key, assumed, destination, *since, *expires)
-            }
-            Action::Vacate { key, assumed, epoch, event } => {
-                self.vacate(key, assumed, *epoch, *event).map(Ok)
-            }
-            Action::CreateCell { cell, placements } => self.create_cell(cell, *placements).map(Ok),
-            Action::UpdateCell { cell, patch, etag } => {
-                self.update_cell(cell, patch, etag.as_deref()).map(Ok)
-            }
-            Action::DeleteCell { cell, etag } => self.delete_cell(cell, etag.as_deref()).map(Ok),
-        }
-    }
-
-    fn place(
-        &self,
-        key: &PartitionKey,
-        assumed: &Mapping,
-        destination: &Destination,
-        since: Option<Timestamp>,
-        expires: Option<Timestamp>,
-    ) -> Result<Result<Addition, Outcome>, Refused> {
-        let expired = match assumed {
-            Mapping::Placed(existing) if !existing.expired(self.now) => {
-                return destination.settle_existing(existing).map(Err);
-            }
-            Mapping::Placed(expired) => Some(expired),
-            Mapping::Absent | Mapping::Vacated(_) => None,
-        };
-        let (cell, event, candidates) = self.destination(key, destination)?;
-        let placement = Placement {
-            key: key.clone(),
-            cell,
-            epoch: assumed.next_epoch(),
-            write_mode: WriteMode::Direct,
-            began_by: event,
-            created: Some(since.unwrap_or(self.now)),
-            updated: Some(self.now),
-            expires,
-        };
-        let mut writes =
-            vec![Write::Place { placement: placement.clone(), expect: Expected::from(assumed) }];
-        writes.extend(
-            expired.map(|old| Write::AddHistory(ended(old, PlacementEvent::Expired, self.now))),
-        );
-        Ok(Ok(Addition {
-            change: Change::Placed {
-                placement: placement.clone(),
-                replaced: expired.map(|old| old.cell.clone()),
-            },
-            writes,
-            outcome: Outcome::Placed { placement: Arc::new(placement), created: true, candidates },
-        }))
-    }
-
-    /// The cell that a tenant without one gets.
-    fn destination(
-        &self,
-        key: &PartitionKey,
-        destination: &Destination,
-    ) -> Result<(CellId, PlacementEvent, Vec<Candidate>), Refused> {
-        let known = |id: &CellId| {
-            let cell = self.registry.cell(id);
-            cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })
-        };
-        match destination {
-            Destination::Best { constraints, entropy } => {
-                let newcomer = Newcomer { key, constraints, entropy: *entropy };
-                let candidates = choose(self.policy, newcomer, self.registry.cells());
-                match candidates.first() {
-                    Some(best) if best.eligible() => {
-                        Ok((best.cell.clone(), PlacementEvent::Assigned, candidates))
-                    }
-                    _ => Err(Refused::NoEligibleCell { candidates }),
-                }
-            }
-            Destination::Pinned(id) => match known(id)?.refuses_new_tenants() {
-                None => Ok((id.clone(), PlacementEvent::Pinned, Vec::new())),
-                Some(why) => Err(Refused::CellNotEligible { cell: id.clone(), why }),
-            },
-            Destination::Imported(id) if known(id)?.state == CellState::Retired => {
-                let why = "is RETIRED".to_owned();
-                Err(Refused::CellNotEligible { cell: id.clone(), why })
-            }
-            Destination::Imported(id) => Ok((id.clone(), PlacementEvent::Imported, Vec::new())),
-        }
-    }
-
-    fn vacate(
-        &self,
-        key: &PartitionKey,
-        assumed: &Mapping,
-        epoch: Option<Epoch>,
-        event: PlacementEvent,
-    ) -> Result<Addition, Refused> {
-        let Mapping::Placed(placement) = assumed else {
-            return Err(Refused::PlacementNotFound);
-        };
-        if epoch.is_some_and(|epoch| epoch != placement.epoch) {
-            return Err(Refused::EpochMismatch { present: placement.epoch });
-        }
-        // The sweeper read it as expired; it may have been replaced since.
-        if event == PlacementEvent::Expired && !placement.expired(self.now) {
-            return Err(Refused::PlacementNotFound);
-        }
-        Ok(Addition {
-            change: Change::Vacated { placement: placement.clone() },
-            writes: vec![
-                Write::Vacate {
-                    key: key.clone(),
-                    epoch: placement.epoch,
-                    expect: Expected::from(assumed),
-                },
-                Write::AddHistory(ended(placement, event, self.now)),
-            ],
-            outcome: Outcome::Vacated(placement.clone()),
-        })
-    }
-
-    fn create_cell(&self, new: &NewCell, placements: u64) -> Result<Addition, Refused> {
-        if self.registry.cell(&new.id).is_some() {
-            return Err(Refused::CellExists { cell: new.id.clone() });
-        }
-        let sequence = self.registry.applied().next();
-        let cell = Cell {
-            id: new.id.clone(),
-            region: new.region.clone(),
-            endpoint: new.endpoint.clone(),
-            labels: new.labels.clone(),
-            weight: new.weight,
-            capacity: new.capacity,
-            state: new.state,
-            created: self.now,
-            updated: self.now,
-            revision: sequence,
-            placements,
-            counted_at: sequence,
-        };
-        Ok(Addition {
-            change: Change::CellCreated { cell: cell.clone() },
-            writes: vec![Write::PutCell { cell: cell.clone(), set_count: true }],
-            outcome: Outcome::Cell(cell),
-        })
-    }
-
-    fn update_cell(
-        &self,
-        id: &CellId,
-        patch: &CellPatch,
-        etag: Option<&str>,
-    ) -> Result<Addition, Refused> {
-        let known = self.known(id, etag)?;
-        let state = patch.state.unwrap_or(known.state);
-        if known.state == CellState::Retired && state != CellState::Retired {
-            return Err(Refused::StateChangeNotAllowed {
-                cell: id.clone(),
-                from: known.state,
-                to: state,
-            });
-        }
-        if state == CellState::Retired && known.placements > 0 {
-            return Err(Refused::CellNotEmpty { cell: id.clone() });
-        }
-        let patch = patch.clone();
-        let cell = Cell {
-            endpoint: patch.endpoint.unwrap_or_else(|| known.endpoint.clone()),
-            labels: patch.labels.unwrap_or_else(|| known.labels.clone()),
-            weight: patch.weight.unwrap_or(known.weight),
-            capacity: patch.capacity.unwrap_or(known.capacity),
-            state,
-            updated: self.now,
-            revision: self.registry.applied().next(),
-            ..Cell::clone(known)
-        };
-        Ok(Addition {
-            change: Change::CellUpdated { cell: cell.clone() },
-            writes: vec![Write::PutCell { cell: cell.clone(), set_count: false }],
-            outcome: Outcome::Cell(cell),
-        })
-    }
-
-    fn delete_cell(&self, id: &CellId, etag: Option<&str>) -> Result<Addition, Refused> {
-        if self.known(id, etag)?.placements > 0 {
-            return Err(Refused::CellNotEmpty { cell: id.clone() });
-        }
-        Ok(Addition {
-            change: Change::CellDeleted { cell: id.clone() },
-            writes: vec![Write::RemoveCell(id.clone())],
-            outcome: Outcome::CellDeleted,
-        })
-    }
-
-    fn known(&self, id: &CellId, etag: Option<&str>) -> Result<&Arc<Cell>, Refused> {
-        let cell = self.registry.cell(id);
-        let cell = cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })?;
-        if etag.is_some_and(|etag| etag != cell.etag()) {
-            return Err(Refused::EtagMismatch { present: cell.etag() });
-        }
-        Ok(cell)
+    fn touched_cell(&self, cell: &CellId) -> bool {
+        self.touched.contains(&Item::Cell(cell.clone()))
     }
 }
 
 impl Action {
+    /// The tenant that the action is about, if it is about one.
+    pub fn key(&self) -> Option<&PartitionKey> {
+        match self {
+            Action::Place { key, .. } | Action::Vacate { key, .. } => Some(key),
+            Action::CreateCell { .. } | Action::UpdateCell { .. } | Action::DeleteCell { .. } => {
+                None
+            }
+        }
+    }
+
     fn item(&self) -> Item {
         match self {
             Action::Place { key, .. } | Action::Vacate { key, .. } => Item::Mapping(key.clone()),
@@ -497,22 +339,6 @@ impl Action {
         match self {
             Action::Place { assumed, .. } | Action::Vacate { assumed, .. } => *assumed = mapping,
             Action::CreateCell { .. } | Action::UpdateCell { .. } | Action::DeleteCell { .. } => {}
-        }
-    }
-}
-
-impl Destination {
-    /// The answer where the tenant has a cell already.
-    fn settle_existing(&self, existing: &Placement) -> Result<Outcome, Refused> {
-        match self {
-            Destination::Pinned(cell) | Destination::Imported(cell) if *cell != existing.cell => {
-                Err(Refused::PlacementExists { existing: Box::new(existing.clone()) })
-            }
-            _ => Ok(Outcome::Placed {
-                placement: Arc::new(existing.clone()),
-                created: false,
-                candidates: Vec::new(),
-            }),
         }
     }
 }
@@ -540,17 +366,5 @@ impl Outcome {
             StoredOutcome::Cell(cell) => Outcome::Cell(cell),
             StoredOutcome::CellDeleted => Outcome::CellDeleted,
         }
-    }
-}
-
-fn ended(placement: &Placement, event: PlacementEvent, now: Timestamp) -> HistoryRecord {
-    HistoryRecord {
-        key: placement.key.clone(),
-        epoch: placement.epoch,
-        cell: placement.cell.clone(),
-        began_by: placement.began_by,
-        began: placement.updated.or(placement.created),
-        ended_by: event,
-        ended: now,
     }
 }

@@ -14,6 +14,8 @@
 mod clock;
 mod commit_span;
 mod committer;
+#[cfg(test)]
+mod committer_tests;
 mod draft;
 mod error;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod fixtures;
 mod memory;
 mod pauses;
 pub mod policy;
+mod reader;
 mod registry;
 mod replica;
 mod stack;
@@ -56,6 +59,7 @@ use crate::telemetry::DecisionMetrics;
 use committer::{Changes, Committer};
 use draft::{Action, Command, Destination, Draft, Drafted};
 use policy::AssignmentPolicy;
+use reader::Reads;
 use replica::Replica;
 use stack::RouteService;
 
@@ -131,8 +135,11 @@ impl Directory {
             interval: settings.sweep_interval,
         };
         tasks.spawn("sweeper", |stop| sweeper.run(stop));
+        let (reads, wanted) = Reads::queue();
+        let placements = Arc::clone(&store.placements);
+        tasks.spawn("reader", |stop| reader::run(placements, wanted, stop));
         let stack = stack::stack(stack::Parts {
-            placements: Arc::clone(&store.placements),
+            reads,
             replica: Arc::clone(&replica),
             changes: changes.clone(),
             clock: clock.clone(),

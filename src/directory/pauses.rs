@@ -6,18 +6,19 @@ use std::time::Duration;
 /// How long to pause. Cheap to copy; every draw is independent, whoever draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pauses {
-    /// The longest first pause; the next is twice as long, and so on.
-    pub first: Duration,
-    /// The longest pause of all.
+    /// Not above `longest`.
+    pub shortest: Duration,
     pub longest: Duration,
 }
 
 impl Pauses {
-    /// The pause after `failures` attempts that failed, the first being 1: between half of what the exponent allows and all of it.
+    /// The pause after `failures` attempts that failed, the first being 1: at least the shortest, and between half and all of twice
+    /// that, four times that, and so on up to the longest.
     pub fn after(&self, failures: u32) -> Duration {
-        let factor = 2u32.saturating_pow(failures.saturating_sub(1));
-        let most = self.first.saturating_mul(factor).min(self.longest);
-        most.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+        let factor = 2u32.saturating_pow(failures);
+        let most = self.shortest.saturating_mul(factor).min(self.longest);
+        let least = (most / 2).max(self.shortest).min(most);
+        least + (most - least).mul_f64(rand::random())
     }
 }
 
@@ -29,12 +30,16 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest_and_differ() {
-        let pauses = Pauses { first: Duration::from_millis(20), longest: Duration::from_secs(1) };
+        let pauses =
+            Pauses { shortest: Duration::from_millis(10), longest: Duration::from_secs(1) };
         for (failures, most) in [(1, 20), (2, 40), (3, 80), (6, 640), (7, 1000), (u32::MAX, 1000)] {
             let most = Duration::from_millis(most);
             let drawn: HashSet<_> = (0..100).map(|_| pauses.after(failures)).collect();
             assert!(drawn.iter().all(|pause| (most / 2..=most).contains(pause)), "{failures}");
-            assert!(drawn.len() > 50, "copies and repeats draw anew: {}", drawn.len());
+            assert!(drawn.len() > 50, "each draw is independent: {}", drawn.len());
         }
+        let fixed =
+            Pauses { shortest: Duration::from_millis(7), longest: Duration::from_millis(7) };
+        assert_eq!(fixed.after(1), Duration::from_millis(7));
     }
 }

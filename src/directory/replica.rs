@@ -31,12 +31,7 @@ pub struct Replica {
 
 impl Replica {
     pub fn new(journal: Arc<dyn Journal>, memory: Arc<Memory>) -> Self {
-        Self {
-            journal,
-            memory,
-            registry: ArcSwapOption::empty(),
-            turn: Mutex::new(()),
-        }
+        Self { journal, memory, registry: ArcSwapOption::empty(), turn: Mutex::new(()) }
     }
 
     pub fn memory(&self) -> &Arc<Memory> {

@@ -13,7 +13,7 @@ use super::committer::Changes;
 use super::draft::{Action, Command};
 use super::error::Error;
 use crate::domain::{Mapping, Placement, PlacementEvent};
-use crate::store::{Placements, StoreError};
+use crate::store::Placements;
 
 /// Items examined an interval.
 const PAGE: usize = 200;
@@ -41,11 +41,8 @@ impl Sweeper {
                     at = page.next;
                     futures::future::join_all(page.items.into_iter().map(|p| self.retire(p))).await;
                 }
-                Err(StoreError::Unreadable { detail }) => {
-                    tracing::warn!(
-                        detail,
-                        "the sweep met a record that cannot be read and starts over"
-                    );
+                Err(error) if at.is_some() && !error.transient() => {
+                    tracing::warn!(%error, "the sweep cannot go on from where it stands and starts over");
                     at = None;
                 }
                 // The next tick goes on where this one stood.

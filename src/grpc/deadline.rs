@@ -60,6 +60,7 @@ where
                     deadline: None,
                     timer: None,
                     refused: Some(fault.into()),
+                    begun: false,
                 };
             }
         };
@@ -74,6 +75,7 @@ where
             deadline,
             timer: None,
             refused: None,
+            begun: false,
         }
     }
 }
@@ -86,6 +88,7 @@ pin_project! {
         deadline: Option<Instant>,
         timer: Option<Pin<Box<Sleep>>>,
         refused: Option<Status>,
+        begun: bool,
     }
 }
 
@@ -103,6 +106,11 @@ where
         let Some(inner) = this.inner.as_pin_mut() else {
             return Poll::Pending;
         };
+        // Looked at before the call begins: one that came too late must not change anything any more.
+        if !*this.begun && this.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Poll::Ready(Ok(refine(Status::deadline_exceeded("")).into_http()));
+        }
+        *this.begun = true;
         if let Poll::Ready(answer) = inner.poll(cx) {
             return Poll::Ready(answer);
         }

@@ -274,11 +274,14 @@ impl DirectoryService {
         let address = |registry: &directory::Registry, id: &str| {
             let cell = registry.cell_named(id)?;
             let endpoint = cell.endpoint.as_str().to_owned();
-            Some((id.to_owned(), v1::CellAddress { endpoint, region: cell.region.as_str().to_owned() }))
+            Some((
+                id.to_owned(),
+                v1::CellAddress { endpoint, region: cell.region.as_str().to_owned() },
+            ))
         };
-        let known = self.directory.peek(|registry| {
-            named.into_iter().filter_map(|id| address(registry, id)).collect()
-        });
+        let known = self
+            .directory
+            .peek(|registry| named.into_iter().filter_map(|id| address(registry, id)).collect());
         known.unwrap_or_default()
     }
 }

@@ -9,6 +9,8 @@ mod parse;
 mod rpc;
 mod status;
 
+pub use status::{DOMAIN, Reason};
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

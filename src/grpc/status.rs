@@ -228,6 +228,8 @@ impl From<StoreError> for Fault {
                     "a stored record cannot be read; the server's log says which",
                 )
             }
+            // A well made token whose insides are of another listing, or of another engine.
+            StoreError::ForeignCursor => super::page::not_a_token(),
         }
     }
 }

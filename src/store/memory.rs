@@ -65,6 +65,11 @@ impl Placements for MemoryStore {
         Ok(self.state.lock().mapping(key))
     }
 
+    async fn mappings(&self, keys: &[PartitionKey]) -> Vec<Result<Mapping, StoreError>> {
+        let state = self.state.lock();
+        keys.iter().map(|key| Ok(state.mapping(key))).collect()
+    }
+
     async fn list(
         &self,
         cell: Option<&CellId>,
@@ -289,5 +294,5 @@ impl State {
 }
 
 fn invalid_cursor() -> StoreError {
-    StoreError::Rejected { detail: "a cursor is not of this store".into() }
+    StoreError::ForeignCursor
 }

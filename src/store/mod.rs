@@ -23,6 +23,9 @@ pub trait Placements: Send + Sync + 'static {
     /// What the table says of a key, expired placements included.
     async fn mapping(&self, key: &PartitionKey) -> Result<Mapping, StoreError>;
 
+    /// What the table says of several different keys, at most [`MAX_KEYS`], in their order. Costs one call.
+    async fn mappings(&self, keys: &[PartitionKey]) -> Vec<Result<Mapping, StoreError>>;
+
     /// At most `limit` placements of a cell, or of all; none twice over the pages of one listing. Which keys a cell holds may be
     /// known late, but each placement is answered as it stands.
     async fn list(
@@ -100,6 +103,9 @@ pub struct Commit {
     pub entry: JournalEntry,
     pub writes: Vec<Write>,
 }
+
+/// Most keys that are read at once: DynamoDB's limit for BatchGetItem.
+pub const MAX_KEYS: usize = 100;
 
 /// Most items that a commit's writes may touch, counted by [`Write::items`]: DynamoDB allows 100 items a transaction, and the head
 /// and the entry are two of them.
@@ -291,6 +297,9 @@ pub enum StoreError {
     /// A record cannot be read. `detail` names the table and the attribute.
     #[error("a stored record cannot be read: {detail}")]
     Unreadable { detail: String },
+    /// A cursor is not one of this listing.
+    #[error("the cursor is not of this listing")]
+    ForeignCursor,
 }
 
 impl StoreError {

@@ -54,7 +54,11 @@ pub fn attach(span: &tracing::Span, remote: Option<SpanContext>, head_sampled: b
 
 /// The ids of the span that is entered, for work that another task does on its behalf. `None` where nothing is traced.
 pub fn current() -> Option<SpanContext> {
-    let span = tracing::Span::current();
+    context_of(&tracing::Span::current())
+}
+
+/// The ids of a span. `None` where it is not traced.
+pub fn context_of(span: &tracing::Span) -> Option<SpanContext> {
     if span.is_disabled() {
         return None;
     }
@@ -66,6 +70,22 @@ pub fn current() -> Option<SpanContext> {
 pub fn attach_local(span: &tracing::Span, parent: SpanContext) {
     // Fails when there is no exporting layer, and then there is nothing to attach to.
     let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+}
+
+/// Puts `span`, which stands for work done for several callers at once, under one of them and links it to all others. A sampled caller
+/// comes first: its trace is the one that is looked at. Has to be called before the span is entered.
+pub fn serve(span: &tracing::Span, callers: impl Iterator<Item = SpanContext>) {
+    if span.is_disabled() {
+        return;
+    }
+    let mut callers: Vec<_> = callers.collect();
+    // Stable: among equals, who came first.
+    callers.sort_by_key(|caller| !caller.is_sampled());
+    let mut callers = callers.into_iter();
+    if let Some(first) = callers.next() {
+        attach_local(span, first);
+    }
+    callers.for_each(|caller| span.add_link(caller));
 }
 
 /// `version "-" trace-id "-" parent-id "-" trace-flags`, lower-case hex; a later version may append fields.

@@ -18,8 +18,7 @@ async fn batch(
     keys: Vec<String>,
     mode: v1::ResolveMode,
 ) -> Result<v1::BatchResolveResponse, tonic::Status> {
-    let request =
-        v1::BatchResolveRequest { partition_keys: keys, mode: mode.into(), ..def() };
+    let request = v1::BatchResolveRequest { partition_keys: keys, mode: mode.into(), ..def() };
     server.directory.clone().batch_resolve(request).await.map(tonic::Response::into_inner)
 }
 
@@ -56,10 +55,7 @@ async fn answers_each_key_for_itself(engine: Engine) {
         })
         .collect();
     let bad = (3, "INVALID_PARTITION_KEY");
-    assert_eq!(
-        shown,
-        [(0, "cell-a"), bad, (5, "PLACEMENT_NOT_FOUND"), (0, "cell-b"), bad, bad]
-    );
+    assert_eq!(shown, [(0, "cell-a"), bad, (5, "PLACEMENT_NOT_FOUND"), (0, "cell-b"), bad, bad]);
     let cells: Vec<_> = answer.cells.keys().map(String::as_str).collect();
     assert_eq!(cells, ["cell-a", "cell-b"], "only those that results name");
     assert_eq!(answer.cells["cell-b"].endpoint, "https://cell-b.example.com");
@@ -78,9 +74,8 @@ async fn a_key_may_stand_more_than_once(engine: Engine) {
         assert_eq!((&answered.cell_id, answered.epoch), (&stored.cell_id, 1), "{key}");
         assert_eq!(answered.create_time, stored.create_time);
     }
-    let assigned = |result: &&v1::BatchResolveResult| {
-        result.decision.as_ref().unwrap().source() == Assigned
-    };
+    let assigned =
+        |result: &&v1::BatchResolveResult| result.decision.as_ref().unwrap().source() == Assigned;
     assert!(answer.results.iter().filter(assigned).count() >= 10);
     assert_eq!(world.scan(&world.mappings()).await.len(), 10);
 }

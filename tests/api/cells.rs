@@ -89,13 +89,25 @@ async fn an_update_changes_what_the_mask_names(engine: Engine) {
     // Labels are replaced, and what is absent goes back to its default.
     let labels = [("zone".to_owned(), "b".to_owned())].into();
     let less = v1::Cell { cell_id: "cell-a".into(), labels, ..def() };
-    let updated = server.update_cell(less.clone(), &["labels", "weight", "capacity"]).await.unwrap();
+    let updated =
+        server.update_cell(less.clone(), &["labels", "weight", "capacity"]).await.unwrap();
     assert_eq!(updated.labels, BTreeMap::from([("zone".to_owned(), "b".to_owned())]));
     assert_eq!((updated.weight, updated.capacity), (Some(100), Some(0)));
-    assert_eq!((updated.endpoint.as_str(), updated.region.as_str()), ("http://elsewhere", "eu-west-1"));
+    assert_eq!(
+        (updated.endpoint.as_str(), updated.region.as_str()),
+        ("http://elsewhere", "eu-west-1")
+    );
 
     let before = world.dump().await;
-    for paths in [&["region"][..], &["cell_id"], &["etag"], &["placement_count"], &["weight", "Weight"], &["*"], &[""]] {
+    for paths in [
+        &["region"][..],
+        &["cell_id"],
+        &["etag"],
+        &["placement_count"],
+        &["weight", "Weight"],
+        &["*"],
+        &[""],
+    ] {
         let answer = server.update_cell(less.clone(), paths).await;
         invalid(answer, "INVALID_UPDATE_MASK", "update_mask");
     }
@@ -124,7 +136,8 @@ async fn an_etag_is_of_one_version(engine: Engine) {
         let answer = server.update_cell(second, &["weight"]).await;
         let details = refused(answer, Code::Aborted, "ETAG_MISMATCH");
         assert_eq!(details.error_info().unwrap().metadata["etag"], updated.etag);
-        let delete = v1::DeleteCellRequest { cell_id: "cell-a".into(), etag: stale.into(), ..def() };
+        let delete =
+            v1::DeleteCellRequest { cell_id: "cell-a".into(), etag: stale.into(), ..def() };
         refused(server.admin.clone().delete_cell(delete).await, Code::Aborted, "ETAG_MISMATCH");
     }
     for ill in ["a b", "é", &"x".repeat(65)] {
@@ -161,7 +174,8 @@ async fn an_etag_is_of_one_version(engine: Engine) {
 async fn retired_is_final_and_empty(engine: Engine) {
     let (world, server) = World::with_cells(engine, &["cell-a"]).await;
     server.pin(pin("tenant", "cell-a")).await.unwrap();
-    let retire = v1::Cell { cell_id: "cell-a".into(), state: v1::CellState::Retired.into(), ..def() };
+    let retire =
+        v1::Cell { cell_id: "cell-a".into(), state: v1::CellState::Retired.into(), ..def() };
     let before = world.dump().await;
     let answer = server.update_cell(retire.clone(), &["state"]).await;
     refused(answer, Code::FailedPrecondition, "CELL_NOT_EMPTY");
@@ -169,7 +183,12 @@ async fn retired_is_final_and_empty(engine: Engine) {
     server.delete("tenant").await.unwrap();
     server.update_cell(retire.clone(), &["state"]).await.unwrap();
     let before = world.dump().await;
-    for state in [v1::CellState::Active, v1::CellState::Cordoned, v1::CellState::Draining, v1::CellState::Quarantined] {
+    for state in [
+        v1::CellState::Active,
+        v1::CellState::Cordoned,
+        v1::CellState::Draining,
+        v1::CellState::Quarantined,
+    ] {
         let back = v1::Cell { state: state.into(), ..retire.clone() };
         let answer = server.update_cell(back, &["state"]).await;
         refused(answer, Code::FailedPrecondition, "STATE_CHANGE_NOT_ALLOWED");

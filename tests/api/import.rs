@@ -44,7 +44,11 @@ async fn records_each_row_for_itself(engine: Engine) {
     let since = from_now(-86_400_000);
     let until = from_now(86_400_000);
     let first = vec![
-        v1::PlacementImport { create_time: Some(since), expire_time: Some(until), ..row("new", "cell-b") },
+        v1::PlacementImport {
+            create_time: Some(since),
+            expire_time: Some(until),
+            ..row("new", "cell-b")
+        },
         row("there", "cell-a"),
         row("elsewhere", "cell-b"),
         row("", "cell-a"),

@@ -74,7 +74,8 @@ async fn a_pin_that_is_wrong_changes_nothing(engine: Engine) {
     let (world, server) = World::with_cells(engine, &["cell-a"]).await;
     let before = world.dump().await;
     for past in [from_now(-1000), from_now(-86_400_000), prost_types::Timestamp::default()] {
-        let request = v1::PinPlacementRequest { expire_time: Some(past), ..pin("tenant", "cell-a") };
+        let request =
+            v1::PinPlacementRequest { expire_time: Some(past), ..pin("tenant", "cell-a") };
         invalid(server.pin(request).await, "INVALID_TIME", "expire_time");
     }
     let preview = v1::PinPlacementRequest {
@@ -93,11 +94,8 @@ async fn a_pin_that_is_wrong_changes_nothing(engine: Engine) {
 async fn a_deleted_tenant_returns_above_its_epoch(engine: Engine) {
     let (world, server) = World::with_cells(engine, &["cell-a", "cell-b"]).await;
     server.pin(pin("tenant", "cell-a")).await.unwrap();
-    let preview = v1::DeletePlacementRequest {
-        partition_key: "tenant".into(),
-        validate_only: true,
-        ..def()
-    };
+    let preview =
+        v1::DeletePlacementRequest { partition_key: "tenant".into(), validate_only: true, ..def() };
     let before = world.dump().await;
     let would_go = server.delete_as(preview).await.unwrap();
     assert_eq!(world.dump().await, before);

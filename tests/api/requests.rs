@@ -144,10 +144,13 @@ async fn an_id_is_good_for_one_request(engine: Engine) {
         ("used", creating("cell-d")),
         ("used-too", weighing("cell-c", 1, "")),
         ("used-too", removing("cell-c")),
-        ("used-too", Mutation::CreateCell(v1::CreateCellRequest {
-            cell: Some(v1::Cell { weight: Some(100), ..cell("cell-c") }),
-            ..def()
-        })),
+        (
+            "used-too",
+            Mutation::CreateCell(v1::CreateCellRequest {
+                cell: Some(v1::Cell { weight: Some(100), ..cell("cell-c") }),
+                ..def()
+            }),
+        ),
     ] {
         let answer = other.with_id(id).send(&server).await;
         invalid(answer, "REQUEST_ID_REUSED", "request_id");
@@ -182,9 +185,13 @@ async fn ids_are_checked(engine: Engine) {
     let (world, server) = World::with_cells(engine, &["cell-a"]).await;
     let before = world.dump().await;
     for ill in ["a b", "é", "a/b", "\u{0}", &"x".repeat(65)] {
-        for mutation in
-            [pinning("tenant", "cell-a"), deleting("tenant", 0), creating("x"), weighing("cell-a", 1, ""), removing("cell-a")]
-        {
+        for mutation in [
+            pinning("tenant", "cell-a"),
+            deleting("tenant", 0),
+            creating("x"),
+            weighing("cell-a", 1, ""),
+            removing("cell-a"),
+        ] {
             let answer = mutation.with_id(ill).send(&server).await;
             invalid(answer, "INVALID_REQUEST_ID", "request_id");
         }

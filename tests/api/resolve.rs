@@ -106,9 +106,11 @@ async fn looking_up_assigns_nothing(engine: Engine) {
 async fn constraints_choose_among_cells(engine: Engine) {
     let world = World::new(engine).await;
     let server = world.serve(&[]).await;
-    for (id, region, tier) in
-        [("eu-gold", "eu-west-1", "gold"), ("us-gold", "us-east-1", "gold"), ("us-tin", "us-east-1", "tin")]
-    {
+    for (id, region, tier) in [
+        ("eu-gold", "eu-west-1", "gold"),
+        ("us-gold", "us-east-1", "gold"),
+        ("us-tin", "us-east-1", "tin"),
+    ] {
         let labels = [("tier".to_owned(), tier.to_owned())].into();
         let registered = v1::Cell { region: region.into(), labels, ..cell(id) };
         server.create_cell(registered).await.unwrap();

@@ -110,6 +110,7 @@ impl World {
             .chain(more.iter().copied())
             .collect();
         let process = Celld::serve(endpoint, &self.prefix, &flags);
+        process.ready().await;
         let channel = process.channel().await;
         Server {
             directory: CellDirectoryClient::new(channel.clone()),
@@ -273,8 +274,7 @@ impl Server {
         cell: v1::Cell,
         paths: &[&str],
     ) -> Result<v1::Cell, tonic::Status> {
-        let request =
-            v1::UpdateCellRequest { cell: Some(cell), update_mask: mask(paths), ..def() };
+        let request = v1::UpdateCellRequest { cell: Some(cell), update_mask: mask(paths), ..def() };
         let answer = self.admin.clone().update_cell(request).await?;
         Ok(answer.into_inner().cell.unwrap())
     }
@@ -324,7 +324,10 @@ pub fn from_now(millis: i64) -> prost_types::Timestamp {
 }
 
 /// Asks again until the answer is as wanted.
-pub async fn until<T: std::fmt::Debug>(mut ask: impl AsyncFnMut() -> T, wanted: impl Fn(&T) -> bool) -> T {
+pub async fn until<T: std::fmt::Debug>(
+    mut ask: impl AsyncFnMut() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
     let deadline = Instant::now() + SOON;
     loop {
         let answer = ask().await;

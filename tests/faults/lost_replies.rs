@@ -12,9 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::proxy::{Fault, Laid, Proxy, Rule};
-use crate::world::{DEFAULT_CELL, PATIENT, Replica, World, refused};
-
-const WRITE: &str = "TransactWriteItems";
+use crate::world::{DEFAULT_CELL, PATIENT, Replica, WRITE, World, refused};
 
 /// Every kind of change, under lost replies: once, and several times in a row.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,8 +70,7 @@ async fn whoever_made_a_change_is_told_so() {
 async fn import(replica: &Replica, key: &str) -> (u64, u64, u64) {
     let (partition_key, cell_id) = (key.to_owned(), "cell-a".to_owned());
     let placement = v1::PlacementImport { partition_key, cell_id, ..Default::default() };
-    let portion =
-        v1::ImportPlacementsRequest { placements: vec![placement], ..Default::default() };
+    let portion = v1::ImportPlacementsRequest { placements: vec![placement], ..Default::default() };
     let portions = futures::stream::iter([portion]);
     let answer = replica.directory.clone().import_placements(portions).await.unwrap().into_inner();
     (answer.created, answer.unchanged, answer.failed)
@@ -112,7 +109,9 @@ struct Held {
 }
 
 impl Held {
-    fn lay(proxy: &Proxy, fault: Fault) -> Self {
+    async fn lay(proxy: &Proxy, replica: &Replica, fault: Fault) -> Self {
+        // Reads the journal to its end, so that the next write is on top of it and is done.
+        replica.cells().await.unwrap();
         let fault = proxy.lay(Rule::on(WRITE, fault).times(1));
         let throttle = proxy.lay(Rule::on(WRITE, Fault::THROTTLING));
         Self { fault, throttle }
@@ -137,58 +136,59 @@ async fn a_success_stays_one_though_the_head_moved_and_all_was_undone() {
     let other = world.other_replica().await;
     for tokens_forgotten in [true, false] {
         world.proxy.forget_tokens(tokens_forgotten);
-        let name = |what: &str| format!("{what}-{tokens_forgotten}");
+        let [assign, pin, cell] =
+            ["assign", "pin", "cell"].map(|what| format!("{what}-{tokens_forgotten}"));
 
-        let held = Held::lay(&world.proxy, Fault::LoseReply);
-        let (assigned, ()) = tokio::join!(replica.resolve_surely(&name("assign")), async {
+        let held = Held::lay(&world.proxy, &replica, Fault::LoseReply).await;
+        let (assigned, ()) = tokio::join!(replica.resolve_surely(&assign), async {
             held.until_in_doubt().await;
             // To the others it is there, and they may do with it what they like.
-            let seen = other.look_up(&name("assign")).await.unwrap();
+            let seen = other.look_up(&assign).await.unwrap();
             assert_eq!(seen.placement.epoch, 1);
-            assert_eq!(other.delete(&name("assign")).await.unwrap().epoch, 1);
+            assert_eq!(other.delete(&assign).await.unwrap().epoch, 1);
             held.go_on();
         });
         assigned.unwrap().is_assigned();
 
-        let held = Held::lay(&world.proxy, Fault::LoseReply);
-        let (pinned, ()) = tokio::join!(replica.pin(&name("pin"), "cell-a"), async {
+        let held = Held::lay(&world.proxy, &replica, Fault::LoseReply).await;
+        let (pinned, ()) = tokio::join!(replica.pin(&pin, "cell-a"), async {
             held.until_in_doubt().await;
-            other.delete(&name("pin")).await.unwrap();
-            assert_eq!(other.pin(&name("pin"), "cell-b").await.unwrap().epoch, 2);
+            other.delete(&pin).await.unwrap();
+            assert_eq!(other.pin(&pin, "cell-b").await.unwrap().epoch, 2);
             held.go_on();
         });
         let pinned = pinned.unwrap();
         assert_eq!((pinned.cell_id.as_str(), pinned.epoch), ("cell-a", 1));
 
-        let held = Held::lay(&world.proxy, Fault::LoseReply);
-        let (removed, ()) = tokio::join!(replica.delete(&name("pin")), async {
+        let held = Held::lay(&world.proxy, &replica, Fault::LoseReply).await;
+        let (removed, ()) = tokio::join!(replica.delete(&pin), async {
             held.until_in_doubt().await;
-            assert_eq!(other.pin(&name("pin"), "cell-a").await.unwrap().epoch, 3);
+            assert_eq!(other.pin(&pin, "cell-a").await.unwrap().epoch, 3);
             held.go_on();
         });
         let removed = removed.unwrap();
         assert_eq!((removed.cell_id.as_str(), removed.epoch), ("cell-b", 2));
 
-        let held = Held::lay(&world.proxy, Fault::LoseReply);
-        let (created, ()) = tokio::join!(replica.create_cell(&name("cell")), async {
+        let held = Held::lay(&world.proxy, &replica, Fault::LoseReply).await;
+        let (created, ()) = tokio::join!(replica.create_cell(&cell), async {
             held.until_in_doubt().await;
-            other.delete_cell(&name("cell")).await.unwrap();
+            other.delete_cell(&cell).await.unwrap();
             held.go_on();
         });
-        assert_eq!(created.unwrap().cell_id, name("cell"));
+        assert_eq!(created.unwrap().cell_id, cell);
 
         let ledger = world.tables.ledger().await;
-        assert_eq!(ledger.changes_of(&name("assign")), [("placed", 1), ("vacated", 1)]);
+        assert_eq!(ledger.changes_of(&assign), [("placed", 1), ("vacated", 1)]);
         assert_eq!(
-            ledger.changes_of(&name("pin")),
+            ledger.changes_of(&pin),
             [("placed", 1), ("vacated", 1), ("placed", 2), ("vacated", 2), ("placed", 3)]
         );
         let changes = [("cell_created", 0), ("cell_deleted", 0)];
-        assert_eq!(ledger.changes_of(&name("cell")), changes);
+        assert_eq!(ledger.changes_of(&cell), changes);
         assert_eq!(replica.cells().await.unwrap(), ledger.counts);
         // That call read the journal to its end: what came after its own change holds in its memory too.
-        replica.look_up(&name("pin")).await.unwrap().is(DecisionSource::Memory, 3);
-        refused(replica.look_up(&name("assign")).await, Code::NotFound, "PLACEMENT_NOT_FOUND", false);
+        replica.look_up(&pin).await.unwrap().is(DecisionSource::Memory, 3);
+        refused(replica.look_up(&assign).await, Code::NotFound, "PLACEMENT_NOT_FOUND", false);
     }
 }
 
@@ -199,7 +199,7 @@ async fn a_change_of_somebody_elses_is_not_taken_for_ones_own() {
     let (world, replica) = World::with_cells("lost-request", &PATIENT).await;
     let other = world.other_replica().await;
 
-    let held = Held::lay(&world.proxy, Fault::LoseRequest);
+    let held = Held::lay(&world.proxy, &replica, Fault::LoseRequest).await;
     let (resolved, cell) = tokio::join!(replica.resolve_surely("assign"), async {
         held.until_in_doubt().await;
         let resolved = other.resolve_surely("assign").await.unwrap();
@@ -210,7 +210,7 @@ async fn a_change_of_somebody_elses_is_not_taken_for_ones_own() {
     let resolved = resolved.unwrap();
     assert_eq!(resolved.is(DecisionSource::Table, 1).cell(), cell);
 
-    let held = Held::lay(&world.proxy, Fault::LoseRequest);
+    let held = Held::lay(&world.proxy, &replica, Fault::LoseRequest).await;
     let (pinned, ()) = tokio::join!(replica.pin("pin", "cell-a"), async {
         held.until_in_doubt().await;
         other.pin("pin", "cell-b").await.unwrap();
@@ -218,7 +218,7 @@ async fn a_change_of_somebody_elses_is_not_taken_for_ones_own() {
     });
     refused(pinned, Code::AlreadyExists, "PLACEMENT_EXISTS", false);
 
-    let held = Held::lay(&world.proxy, Fault::LoseRequest);
+    let held = Held::lay(&world.proxy, &replica, Fault::LoseRequest).await;
     let (removed, ()) = tokio::join!(replica.delete("pin"), async {
         held.until_in_doubt().await;
         other.delete("pin").await.unwrap();
@@ -226,7 +226,7 @@ async fn a_change_of_somebody_elses_is_not_taken_for_ones_own() {
     });
     refused(removed, Code::NotFound, "PLACEMENT_NOT_FOUND", false);
 
-    let held = Held::lay(&world.proxy, Fault::LoseRequest);
+    let held = Held::lay(&world.proxy, &replica, Fault::LoseRequest).await;
     let (created, ()) = tokio::join!(replica.create_cell("cell-c"), async {
         held.until_in_doubt().await;
         other.create_cell("cell-c").await.unwrap();
@@ -235,7 +235,7 @@ async fn a_change_of_somebody_elses_is_not_taken_for_ones_own() {
     refused(created, Code::AlreadyExists, "CELL_EXISTS", false);
 
     // And where the other did something else, the change is made after it.
-    let held = Held::lay(&world.proxy, Fault::LoseRequest);
+    let held = Held::lay(&world.proxy, &replica, Fault::LoseRequest).await;
     let (assigned, ()) = tokio::join!(replica.resolve_surely("late"), async {
         held.until_in_doubt().await;
         other.pin("elsewhere", "cell-b").await.unwrap();
@@ -288,7 +288,7 @@ const OWN_KEYS: usize = 8;
 async fn concurrent_assigners_agree_whatever_is_lost() {
     for tokens_forgotten in [true, false] {
         let (world, replica) = World::with_cells("crowd", &PATIENT).await;
-        let replicas = [replica, world.replica(&PATIENT).await];
+        let replicas = [replica, world.replica(&PATIENT).await.ready().await];
         world.proxy.forget_tokens(tokens_forgotten);
         let loss = world.proxy.lay(Rule::on(WRITE, Fault::LoseReply).every(5));
         let callers = (0..CALLERS).map(|caller| ask_for_many(caller, &replicas));

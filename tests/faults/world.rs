@@ -23,6 +23,12 @@ use crate::proxy::{AWS_TEXT, Proxy};
 /// The cell that is answered when the table is not. Registered, and CORDONED, so that nothing else leads to it.
 pub const DEFAULT_CELL: &str = "cell-default";
 
+/// What reads of the routing table are; several keys may go together.
+pub const READ: &[&str] = &["GetItem", "BatchGetItem"];
+
+/// What changes are.
+pub const WRITE: &[&str] = &["TransactWriteItems"];
+
 /// Longest wait for something that must come about.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,21 +64,26 @@ impl World {
     /// A world with a replica behind the proxy and the cells `cell-a`, `cell-b` and the default cell.
     pub async fn with_cells(name: &str, flags: &[&str]) -> (Self, Replica) {
         let world = Self::new(name);
-        let replica = world.replica(flags).await;
+        let replica = world.replica(flags).await.ready().await;
         for id in ["cell-a", "cell-b", DEFAULT_CELL] {
             replica.create_cell(id).await.unwrap();
         }
         (world, replica)
     }
 
-    /// `celld serve` behind the proxy.
+    /// How often the routing table was asked for a key.
+    pub fn reads_of(&self, key: &str) -> usize {
+        self.proxy.calls(READ, &format!("\"{key}\""))
+    }
+
+    /// `celld serve` behind the proxy; perhaps not [`Replica::ready`] yet.
     pub async fn replica(&self, flags: &[&str]) -> Replica {
         self.serve(&self.proxy.endpoint(), flags).await
     }
 
     /// `celld serve` that nothing stands in the way of.
     pub async fn other_replica(&self) -> Replica {
-        self.serve(&DynamoDbLocal::shared().endpoint(), &PATIENT).await
+        self.serve(&DynamoDbLocal::shared().endpoint(), &PATIENT).await.ready().await
     }
 
     async fn serve(&self, endpoint: &str, flags: &[&str]) -> Replica {
@@ -111,6 +122,15 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// Waits until it can answer.
+    pub async fn ready(self) -> Self {
+        eventually("the replica is ready", async || {
+            self.health("").await == ServingStatus::Serving
+        })
+        .await;
+        self
+    }
+
     /// Resolves as most do: assigns if missing, welcomes a guess.
     pub async fn resolve(&self, key: &str) -> Result<Resolved, Status> {
         self.ask(request(key)).await

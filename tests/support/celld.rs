@@ -70,7 +70,9 @@ impl Celld {
                 Ok(line) => {
                     greeting.push_str(&line);
                     greeting.push('\n');
-                    if let Some(address) = line.split_once("serves gRPC on ").map(|(_, address)| address) {
+                    if let Some(address) =
+                        line.split_once("serves gRPC on ").map(|(_, address)| address)
+                    {
                         let address = address.trim().to_owned();
                         return Self { child, address, greeting };
                     }
@@ -113,8 +115,24 @@ impl Celld {
         CellAdminClient::new(self.channel().await)
     }
 
+    /// Waits until it says that it can answer: it listens a little before that.
+    pub async fn ready(&self) {
+        use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+        let mut health = HealthClient::new(self.channel().await);
+        let deadline = Instant::now() + STARTING;
+        loop {
+            let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+            if answer.status() == tonic_health::ServingStatus::Serving.into() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "celld listens, but does not get ready");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Registers cells in `eu-west-1`.
     pub async fn create_cells(&self, ids: &[&str]) {
+        self.ready().await;
         let mut admin = self.admin().await;
         for id in ids {
             let request = v1::CreateCellRequest { cell: Some(cell(id)), ..Default::default() };

@@ -51,6 +51,8 @@ pub enum Fault {
     Late(CancellationToken),
     /// Answered with an error in the backend's stead: status and code.
     Error(u16, &'static str),
+    /// A BatchGetItem that does nothing and says so.
+    Unprocessed,
     /// A cancelled transaction: the code is the reason of its first item.
     Cancelled(&'static str),
 }
@@ -67,22 +69,24 @@ impl Fault {
 /// Which requests meet with a fault.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    operation: Option<&'static str>,
+    /// None: all.
+    operations: &'static [&'static str],
     containing: Option<String>,
     times: usize,
     /// Fires once in so many matches, beginning with the last of the first so many.
     every: usize,
+    after: Option<Laid>,
     fault: Fault,
 }
 
 impl Rule {
-    /// Requests of one operation, such as `GetItem`.
-    pub fn on(operation: &'static str, fault: Fault) -> Self {
-        Self { operation: Some(operation), ..Self::all(fault) }
+    /// Requests of these operations, such as `GetItem`.
+    pub fn on(operations: &'static [&'static str], fault: Fault) -> Self {
+        Self { operations, ..Self::all(fault) }
     }
 
     pub fn all(fault: Fault) -> Self {
-        Self { operation: None, containing: None, times: usize::MAX, every: 1, fault }
+        Self { operations: &[], containing: None, times: usize::MAX, every: 1, after: None, fault }
     }
 
     /// Only requests whose body contains a text.
@@ -107,16 +111,24 @@ impl Rule {
         self
     }
 
+    /// Only from when another rule has fired.
+    pub fn once_fired(mut self, other: &Laid) -> Self {
+        self.after = Some(other.clone());
+        self
+    }
+
     fn matches(&self, call: &Call) -> bool {
-        self.operation.is_none_or(|operation| operation == call.operation)
+        (self.operations.is_empty() || self.operations.contains(&call.operation.as_str()))
+            && self.after.as_ref().is_none_or(|other| other.fired() > 0)
             && self.containing.as_ref().is_none_or(|text| call.body.contains(text.as_str()))
     }
 }
 
 /// A rule that the proxy follows, for a look at what became of it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Laid(Arc<LaidRule>);
 
+#[derive(Debug)]
 struct LaidRule {
     rule: Rule,
     matched: AtomicUsize,
@@ -248,11 +260,13 @@ impl Proxy {
         self.shared.forget_tokens.store(forget, Ordering::SeqCst);
     }
 
-    /// How many requests of an operation came whose body contains a text.
-    pub fn calls(&self, operation: &str, containing: &str) -> usize {
+    /// How many requests of these operations came whose body contains a text.
+    pub fn calls(&self, operations: &[&str], containing: &str) -> usize {
         let calls = self.shared.calls.lock();
-        let counted = |call: &&Call| call.operation == operation && call.body.contains(containing);
-        calls.iter().filter(counted).count()
+        let counted = calls.iter().filter(|call| {
+            operations.contains(&call.operation.as_str()) && call.body.contains(containing)
+        });
+        counted.count()
     }
 
     /// Breaks all connections, and refuses new ones until [`Proxy::revive`].
@@ -352,10 +366,8 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply
     let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
     let operation = target.and_then(|target| target.rsplit('.').next()).unwrap_or_default();
-    let call = Call {
-        operation: operation.to_owned(),
-        body: String::from_utf8_lossy(&body).into_owned(),
-    };
+    let call =
+        Call { operation: operation.to_owned(), body: String::from_utf8_lossy(&body).into_owned() };
     shared.calls.lock().push(call.clone());
     let struck = shared.rules.lock().iter().find(|rule| rule.strikes(&call)).cloned();
     let Some(laid) = struck else {
@@ -396,6 +408,11 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply
         }
         Fault::Late(gate) => deliver(gate.clone()).await,
         Fault::Error(status, code) => Ok(error(*status, code, &[])),
+        Fault::Unprocessed => {
+            let body: serde_json::Value = serde_json::from_str(&call.body).unwrap();
+            let left = &body["RequestItems"];
+            Ok(answer(200, &serde_json::json!({ "Responses": {}, "UnprocessedKeys": left })))
+        }
         Fault::Cancelled(code) => {
             Ok(error(400, "TransactionCanceledException", &reasons(&call, code)))
         }
@@ -454,6 +471,10 @@ fn error(status: u16, code: &str, reasons: &[serde_json::Value]) -> Reply {
     if !reasons.is_empty() {
         body["CancellationReasons"] = reasons.into();
     }
+    answer(status, &body)
+}
+
+fn answer(status: u16, body: &serde_json::Value) -> Reply {
     let mut reply = Response::new(Full::new(body.to_string().into()));
     *reply.status_mut() = StatusCode::from_u16(status).unwrap();
     let json = header::HeaderValue::from_static("application/x-amz-json-1.0");

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell_directory::proto::v1;
 use cell_directory::proto::v1::cell_directory_client::CellDirectoryClient;
 use tempfile::NamedTempFile;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::celld::{Celld, command};
 use crate::otlp::{OtlpReceiver, Span, Spans};
@@ -36,7 +36,8 @@ impl Traced {
 
     /// `celld dev`.
     pub fn dev(data: &Path, collector: &str, more: &[&str]) -> Self {
-        let dev = ["dev", "--dev-dynamodb-listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
+        let dev =
+            ["dev", "--dev-dynamodb-listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()];
         Self::start(&dev, collector, more)
     }
 
@@ -149,7 +150,24 @@ impl Cuttable {
         let target = engine.endpoint().strip_prefix("http://").unwrap().parse().unwrap();
         let relay = crate::relay::Relay::to(target, Duration::ZERO).await;
         let traced = Traced::serve(&relay.endpoint(), collector, more);
-        traced.celld.create_cells(&["cell-a"]).await;
+        create_cell(&traced, "cell-a").await;
         Self { traced, relay, engine }
+    }
+}
+
+/// Registers a cell as soon as the replica is ready for it.
+async fn create_cell(traced: &Traced, id: &str) {
+    let mut admin = traced.celld.admin().await;
+    let deadline = Instant::now() + SOON;
+    loop {
+        let cell = Some(crate::celld::cell(id));
+        let request = v1::CreateCellRequest { cell, ..Default::default() };
+        match admin.create_cell(request).await {
+            Ok(_) => return,
+            Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(status) => panic!("{status}"),
+        }
     }
 }

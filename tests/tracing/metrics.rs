@@ -16,7 +16,9 @@ const DECISIONS: &str = "cell.route.decisions";
 fn by(points: &[MetricPoint], labels: &[&str]) -> BTreeMap<Vec<String>, u64> {
     let mut counts = BTreeMap::new();
     for point in points {
-        let label = |name: &&str| point.attributes.get(*name).map_or_else(String::new, |value| value.to_string());
+        let label = |name: &&str| {
+            point.attributes.get(*name).map_or_else(String::new, |value| value.to_string())
+        };
         *counts.entry(labels.iter().map(label).collect()).or_default() += point.count() as u64;
     }
     counts
@@ -128,7 +130,8 @@ async fn decisions_are_counted_by_source_cell_and_reason() {
     assert_eq!(labels(&points), BTreeSet::from(labelled));
     // What left memory is timed, by source.
     let counts = [(["assigned"], 8), (["fallback"], 4)];
-    let timed = assert_counts(&receiver, "cell.route.duration", ["cell.route.source"], &counts).await;
+    let timed =
+        assert_counts(&receiver, "cell.route.duration", ["cell.route.source"], &counts).await;
     assert_eq!(labels(&timed), BTreeSet::from(["cell.route.source"]));
     assert!(!receiver.ever_received("customer-"));
     traced.end();

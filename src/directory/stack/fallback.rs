@@ -50,7 +50,8 @@ impl FallbackReason {
             ) => Some(Self::Unavailable),
             Error::NotReady => Some(Self::NotReady),
             // The table did answer; a guess would hide that its answer cannot be read.
-            Error::Store(StoreError::Unreadable { .. }) | Error::Refused(_) => None,
+            Error::Store(StoreError::Unreadable { .. } | StoreError::ForeignCursor)
+            | Error::Refused(_) => None,
         }
     }
 }

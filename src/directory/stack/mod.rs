@@ -28,9 +28,9 @@ use super::committer::Changes;
 use super::error::Error;
 use super::pauses::Pauses;
 use super::policy::Candidate;
+use super::reader::Reads;
 use super::replica::Replica;
 use crate::domain::{CellId, Constraints, Epoch, PartitionKey, Placement};
-use crate::store::Placements;
 use crate::telemetry::{DecisionMetrics, names};
 
 /// A tenant to route.
@@ -65,8 +65,8 @@ pub struct RouteOptions {
     pub deadline: Option<Instant>,
 }
 
-/// Whether a flight has begun to write. Shared between the layer that starts the flight and those below it; a request that is
-/// answered from memory has none.
+/// Whether a flight may have written what it does not know of. Shared between the layer that starts the flight and those below
+/// it, through all attempts; a request that is answered from memory has none.
 #[derive(Debug, Clone, Default)]
 pub struct Writing(Option<Arc<AtomicBool>>);
 
@@ -75,14 +75,21 @@ impl Writing {
         Self(Some(Arc::default()))
     }
 
-    fn begin(&self) {
-        if let Some(begun) = &self.0 {
-            begun.store(true, Ordering::Release);
+    /// Notes that an assignment is handed to the committer. Until [`Writing::settle`] it may have been made; where an earlier
+    /// attempt left that open, it stays open. Answers whether it was open already.
+    fn begin(&self) -> bool {
+        self.0.as_ref().is_some_and(|open| open.swap(true, Ordering::AcqRel))
+    }
+
+    /// Notes that the committer knows what became of the assignment.
+    fn settle(&self) {
+        if let Some(open) = &self.0 {
+            open.store(false, Ordering::Release);
         }
     }
 
-    fn begun(&self) -> bool {
-        self.0.as_ref().is_some_and(|begun| begun.load(Ordering::Acquire))
+    fn open(&self) -> bool {
+        self.0.as_ref().is_some_and(|open| open.load(Ordering::Acquire))
     }
 }
 
@@ -161,7 +168,7 @@ type SlowAnswer = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// What the layers need.
 pub struct Parts {
-    pub placements: Arc<dyn Placements>,
+    pub reads: Reads,
     pub replica: Arc<Replica>,
     pub changes: Changes,
     pub clock: Clock,
@@ -195,7 +202,7 @@ pub type RouteService = trace::Trace<
 
 /// Stacks the layers. A request meets them from top to bottom.
 pub fn stack(parts: Parts) -> RouteService {
-    let Parts { placements, replica, changes, clock, metrics, settings } = parts;
+    let Parts { reads, replica, changes, clock, metrics, settings } = parts;
     let memory = Arc::clone(replica.memory());
     ServiceBuilder::new()
         // Sees every decision, guesses included, and is under the caller's trace.
@@ -217,5 +224,5 @@ pub fn stack(parts: Parts) -> RouteService {
             settings.retry_ratio,
             settings.retry_floor,
         ))
-        .service(table::Table::new(placements, changes, clock))
+        .service(table::Table::new(reads, changes, clock))
 }

@@ -13,21 +13,21 @@ use crate::directory::clock::Clock;
 use crate::directory::committer::Changes;
 use crate::directory::draft::{Action, Command, Destination, Outcome};
 use crate::directory::error::{Error, Refused};
+use crate::directory::reader::Reads;
 use crate::domain::{Mapping, Placement};
-use crate::store::Placements;
 
 #[derive(Clone)]
 pub struct Table(Arc<Parts>);
 
 struct Parts {
-    placements: Arc<dyn Placements>,
+    reads: Reads,
     changes: Changes,
     clock: Clock,
 }
 
 impl Table {
-    pub fn new(placements: Arc<dyn Placements>, changes: Changes, clock: Clock) -> Self {
-        Self(Arc::new(Parts { placements, changes, clock }))
+    pub fn new(reads: Reads, changes: Changes, clock: Clock) -> Self {
+        Self(Arc::new(Parts { reads, changes, clock }))
     }
 }
 
@@ -49,7 +49,7 @@ impl Service<RouteRequest> for Table {
 impl Parts {
     async fn route(&self, request: RouteRequest) -> Answer {
         let as_of = Instant::now();
-        let mapping = self.placements.mapping(&request.key).await?;
+        let mapping = self.reads.mapping(request.key.clone()).await?;
         let step = request.options.explain.then(|| Step::new("table", describe(&mapping)));
         let mut steps = Vec::from_iter(step);
         match &mapping {
@@ -69,7 +69,7 @@ impl Parts {
             _ => {}
         }
 
-        request.writing.begin();
+        let was_open = request.writing.begin();
         let command = Command {
             action: Action::Place {
                 key: request.key.clone(),
@@ -83,9 +83,11 @@ impl Parts {
             },
             request: None,
         };
-        let Outcome::Placed { placement, created, candidates } =
-            self.changes.submit(command).await?
-        else {
+        let outcome = self.changes.submit(command).await;
+        if !was_open && !matches!(outcome, Err(Error::OutcomeUnknown)) {
+            request.writing.settle();
+        }
+        let Outcome::Placed { placement, created, candidates } = outcome? else {
             // Unreachable: placing comes to a placement.
             return Err(Error::OutcomeUnknown);
         };

@@ -54,9 +54,13 @@ where
         request.writing = writing.clone();
         let answer = tokio::time::timeout(self.budget, self.inner.call(request));
         let bounded = answer.map(move |answer| match answer {
+            // "Nothing was changed" is true of the last attempt only, where an earlier one left its outcome open.
+            Ok(Err(Error::Store(_) | Error::Overloaded | Error::NotReady)) if writing.open() => {
+                Err(Error::OutcomeUnknown)
+            }
             Ok(answer) => answer,
             // An assignment that is on its way may still be made.
-            Err(_elapsed) if writing.begun() => Err(Error::OutcomeUnknown),
+            Err(_elapsed) if writing.open() => Err(Error::OutcomeUnknown),
             Err(_elapsed) => Err(Error::Store(StoreError::Timeout)),
         });
         bounded.boxed()

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::Item;
+use super::error::rejected;
 use crate::store::{Cursor, StoreError};
 
 /// Longest cursor, in bytes: a key of 1,024 bytes, escaped, twice over and more.
@@ -30,13 +31,13 @@ pub fn after(key: Option<Item>) -> Result<Option<Cursor>, StoreError> {
         let part = match value {
             AttributeValue::S(text) => Part::S(text),
             AttributeValue::N(digits) => Part::N(digits),
-            _ => return Err(invalid("the key of a page's last item is of an unknown kind")),
+            _ => return Err(rejected("the key of a page's last item is of an unknown kind".into())),
         };
         parts.insert(name, part);
     }
     let json = serde_json::to_string(&parts);
     json.map(|json| Some(Cursor(json)))
-        .map_err(|_| invalid("the key of a page's last item cannot be written"))
+        .map_err(|_| rejected("the key of a page's last item cannot be written".into()))
 }
 
 /// The key that a cursor stands for. It must hold these string attributes, and no other unless `others` are allowed.
@@ -49,13 +50,14 @@ pub fn start(
         return Ok(None);
     };
     if json.len() > MAX_BYTES {
-        return Err(invalid("a cursor is too long"));
+        return Err(StoreError::ForeignCursor);
     }
     let parts: BTreeMap<String, Part> =
-        serde_json::from_str(json).map_err(|_| invalid("a cursor is not of this store"))?;
-    let has = |name: &&str| matches!(parts.get(*name), Some(Part::S(_)));
+        serde_json::from_str(json).map_err(|_| StoreError::ForeignCursor)?;
+    // DynamoDB has no empty keys.
+    let has = |name: &&str| matches!(parts.get(*name), Some(Part::S(text)) if !text.is_empty());
     if !names.iter().all(has) || (!others && parts.len() != names.len()) {
-        return Err(invalid("a cursor is of another listing"));
+        return Err(StoreError::ForeignCursor);
     }
     let item = parts.into_iter().map(|(name, part)| {
         let value = match part {
@@ -65,10 +67,6 @@ pub fn start(
         (name, value)
     });
     Ok(Some(item.collect()))
-}
-
-pub fn invalid(problem: &str) -> StoreError {
-    StoreError::Rejected { detail: problem.to_owned() }
 }
 
 #[cfg(test)]

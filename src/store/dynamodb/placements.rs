@@ -17,13 +17,10 @@ use super::schema::mapping::{CELL_ID, PARTITION_KEY};
 use super::schema::{CELL_ID_INDEX, TTL, control, history_pk};
 use super::{DynamoDbStore, cursor, mapping, page_size, records};
 use crate::domain::{CellId, HistoryRecord, Mapping, PartitionKey, Placement, Timestamp};
-use crate::store::{Cursor, Page, Placements, StoreError};
+use crate::store::{Cursor, MAX_KEYS, Page, Placements, StoreError};
 
 /// Most items a page examines.
 const LIST_PAGE: i32 = 1000;
-
-/// Most keys in a BatchGetItem, by DynamoDB's own limit.
-const BATCH: usize = 100;
 
 /// How often the keys of a batch are asked for until all are answered, and by how much longer the wait is each time.
 const BATCH_ROUNDS: u32 = 6;
@@ -50,6 +47,25 @@ impl Placements for DynamoDbStore {
             Some(item) => mapping::read(self.names.mappings(), &item),
             None => Ok(Mapping::Absent),
         }
+    }
+
+    async fn mappings(&self, keys: &[PartitionKey]) -> Vec<Result<Mapping, StoreError>> {
+        let table = self.names.mappings();
+        let names: Vec<&str> = keys.iter().map(PartitionKey::as_str).collect();
+        let items = match self.batch(&names).await {
+            Ok(items) => items,
+            Err(error) => return vec![Err(error); keys.len()],
+        };
+        let mut found: HashMap<&str, &Item> = HashMap::with_capacity(items.len());
+        for item in &items {
+            // An answer without its key is none of those that were asked for.
+            if let Ok(key) = (Reader { table, item }).text(PARTITION_KEY) {
+                found.insert(key, item);
+            }
+        }
+        let read =
+            |key| found.get(key).map_or(Ok(Mapping::Absent), |item| mapping::read(table, item));
+        names.into_iter().map(read).collect()
     }
 
     async fn list(
@@ -116,7 +132,7 @@ impl Placements for DynamoDbStore {
         let start = cursor::start(after, &[control::PK, control::SK], false)?;
         let pk = text(history_pk(key));
         if start.as_ref().is_some_and(|start| start.get(control::PK) != Some(&pk)) {
-            return Err(cursor::invalid("a cursor is of another tenant's listing"));
+            return Err(StoreError::ForeignCursor);
         }
         let limit = page_size(limit, LIST_PAGE);
         let query = self
@@ -165,7 +181,7 @@ impl DynamoDbStore {
         let start = cursor::start(after, &[PARTITION_KEY, CELL_ID], true)?;
         let other = |start: &Item| start.get(CELL_ID) != Some(&text(cell.as_str()));
         if start.as_ref().is_some_and(other) {
-            return Err(cursor::invalid("a cursor is of another cell's listing"));
+            return Err(StoreError::ForeignCursor);
         }
         let limit = page_size(limit, LIST_PAGE);
         let Some(page) = self.index_page(cell, Some(limit), start, false).await? else {
@@ -232,7 +248,7 @@ impl DynamoDbStore {
             ordered.push(Reader { table, item }.text(PARTITION_KEY)?);
         }
         let mut found = BTreeMap::new();
-        for chunk in ordered.chunks(BATCH) {
+        for chunk in ordered.chunks(MAX_KEYS) {
             for item in self.batch(chunk).await? {
                 if let Mapping::Placed(placement) = mapping::read(table, &item)? {
                     found.insert(placement.key.as_str().to_owned(), placement);
@@ -243,7 +259,7 @@ impl DynamoDbStore {
         Ok(placements.filter(|placement| placement.cell == *cell).collect())
     }
 
-    /// Reads at most [`BATCH`] items by their keys.
+    /// Reads at most [`MAX_KEYS`] items by their keys.
     async fn batch(&self, keys: &[&str]) -> Result<Vec<Item>, StoreError> {
         let keys = keys.iter().map(|key| Item::from([(PARTITION_KEY.to_owned(), text(*key))]));
         let mut pending: Vec<Item> = keys.collect();

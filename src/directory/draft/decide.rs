@@ -1,0 +1,254 @@
+//! What a command comes to on a given registry: refused, nothing to do, or a change with its writes. Pure.
+
+use std::sync::Arc;
+
+use super::{Action, Addition, CellPatch, Destination, NewCell, Outcome};
+use crate::directory::error::Refused;
+use crate::directory::policy::{AssignmentPolicy, Candidate, Newcomer, choose};
+use crate::directory::registry::Registry;
+use crate::domain::{
+    Cell, CellId, CellState, Change, Epoch, HistoryRecord, Mapping, PartitionKey, Placement,
+    PlacementEvent, Timestamp, WriteMode,
+};
+use crate::store::{Expected, Write};
+
+/// Where and when a command is decided.
+pub(super) struct Decision<'a> {
+    pub policy: &'a dyn AssignmentPolicy,
+    pub now: Timestamp,
+    pub registry: &'a Registry,
+}
+
+impl Decision<'_> {
+    /// `Ok(Err(outcome))`: nothing to do, and this is the answer.
+    pub(super) fn decide(&self, action: &Action) -> Result<Result<Addition, Outcome>, Refused> {
+        match action {
+            Action::Place { key, assumed, destination, since, expires } => {
+                self.place(key, assumed, destination, *since, *expires)
+            }
+            Action::Vacate { key, assumed, epoch, event } => {
+                self.vacate(key, assumed, *epoch, *event).map(Ok)
+            }
+            Action::CreateCell { cell, placements } => self.create_cell(cell, *placements).map(Ok),
+            Action::UpdateCell { cell, patch, etag } => {
+                self.update_cell(cell, patch, etag.as_deref()).map(Ok)
+            }
+            Action::DeleteCell { cell, etag } => self.delete_cell(cell, etag.as_deref()).map(Ok),
+        }
+    }
+
+    fn place(
+        &self,
+        key: &PartitionKey,
+        assumed: &Mapping,
+        destination: &Destination,
+        since: Option<Timestamp>,
+        expires: Option<Timestamp>,
+    ) -> Result<Result<Addition, Outcome>, Refused> {
+        let expired = match assumed {
+            Mapping::Placed(existing) if !existing.expired(self.now) => {
+                return destination.settle_existing(existing).map(Err);
+            }
+            Mapping::Placed(expired) => Some(expired),
+            Mapping::Absent | Mapping::Vacated(_) => None,
+        };
+        let (cell, event, candidates) = self.destination(key, destination)?;
+        let placement = Placement {
+            key: key.clone(),
+            cell,
+            epoch: assumed.next_epoch(),
+            write_mode: WriteMode::Direct,
+            began_by: event,
+            created: Some(since.unwrap_or(self.now)),
+            updated: Some(self.now),
+            expires,
+        };
+        let mut writes =
+            vec![Write::Place { placement: placement.clone(), expect: Expected::from(assumed) }];
+        writes.extend(
+            expired.map(|old| Write::AddHistory(ended(old, PlacementEvent::Expired, self.now))),
+        );
+        Ok(Ok(Addition {
+            change: Change::Placed {
+                placement: placement.clone(),
+                replaced: expired.map(|old| old.cell.clone()),
+            },
+            writes,
+            outcome: Outcome::Placed { placement: Arc::new(placement), created: true, candidates },
+        }))
+    }
+
+    /// The cell that a tenant without one gets.
+    fn destination(
+        &self,
+        key: &PartitionKey,
+        destination: &Destination,
+    ) -> Result<(CellId, PlacementEvent, Vec<Candidate>), Refused> {
+        let known = |id: &CellId| {
+            let cell = self.registry.cell(id);
+            cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })
+        };
+        match destination {
+            Destination::Best { constraints, entropy } => {
+                let newcomer = Newcomer { key, constraints, entropy: *entropy };
+                let candidates = choose(self.policy, newcomer, self.registry.cells());
+                match candidates.first() {
+                    Some(best) if best.eligible() => {
+                        Ok((best.cell.clone(), PlacementEvent::Assigned, candidates))
+                    }
+                    _ => Err(Refused::NoEligibleCell { candidates }),
+                }
+            }
+            Destination::Pinned(id) => match known(id)?.refuses_new_tenants() {
+                None => Ok((id.clone(), PlacementEvent::Pinned, Vec::new())),
+                Some(why) => Err(Refused::CellNotEligible { cell: id.clone(), why }),
+            },
+            Destination::Imported(id) if known(id)?.state == CellState::Retired => {
+                let why = "is RETIRED".to_owned();
+                Err(Refused::CellNotEligible { cell: id.clone(), why })
+            }
+            Destination::Imported(id) => Ok((id.clone(), PlacementEvent::Imported, Vec::new())),
+        }
+    }
+
+    fn vacate(
+        &self,
+        key: &PartitionKey,
+        assumed: &Mapping,
+        epoch: Option<Epoch>,
+        event: PlacementEvent,
+    ) -> Result<Addition, Refused> {
+        let Mapping::Placed(placement) = assumed else {
+            return Err(Refused::PlacementNotFound);
+        };
+        if epoch.is_some_and(|epoch| epoch != placement.epoch) {
+            return Err(Refused::EpochMismatch { present: placement.epoch });
+        }
+        // The sweeper read it as expired; it may have been replaced since.
+        if event == PlacementEvent::Expired && !placement.expired(self.now) {
+            return Err(Refused::PlacementNotFound);
+        }
+        Ok(Addition {
+            change: Change::Vacated { placement: placement.clone() },
+            writes: vec![
+                Write::Vacate {
+                    key: key.clone(),
+                    epoch: placement.epoch,
+                    expect: Expected::from(assumed),
+                },
+                Write::AddHistory(ended(placement, event, self.now)),
+            ],
+            outcome: Outcome::Vacated(placement.clone()),
+        })
+    }
+
+    fn create_cell(&self, new: &NewCell, placements: u64) -> Result<Addition, Refused> {
+        if self.registry.cell(&new.id).is_some() {
+            return Err(Refused::CellExists { cell: new.id.clone() });
+        }
+        let sequence = self.registry.applied().next();
+        let cell = Cell {
+            id: new.id.clone(),
+            region: new.region.clone(),
+            endpoint: new.endpoint.clone(),
+            labels: new.labels.clone(),
+            weight: new.weight,
+            capacity: new.capacity,
+            state: new.state,
+            created: self.now,
+            updated: self.now,
+            revision: sequence,
+            placements,
+            counted_at: sequence,
+        };
+        Ok(Addition {
+            change: Change::CellCreated { cell: cell.clone() },
+            writes: vec![Write::PutCell { cell: cell.clone(), set_count: true }],
+            outcome: Outcome::Cell(cell),
+        })
+    }
+
+    fn update_cell(
+        &self,
+        id: &CellId,
+        patch: &CellPatch,
+        etag: Option<&str>,
+    ) -> Result<Addition, Refused> {
+        let known = self.known(id, etag)?;
+        let state = patch.state.unwrap_or(known.state);
+        if known.state == CellState::Retired && state != CellState::Retired {
+            return Err(Refused::StateChangeNotAllowed {
+                cell: id.clone(),
+                from: known.state,
+                to: state,
+            });
+        }
+        if state == CellState::Retired && known.placements > 0 {
+            return Err(Refused::CellNotEmpty { cell: id.clone() });
+        }
+        let patch = patch.clone();
+        let cell = Cell {
+            endpoint: patch.endpoint.unwrap_or_else(|| known.endpoint.clone()),
+            labels: patch.labels.unwrap_or_else(|| known.labels.clone()),
+            weight: patch.weight.unwrap_or(known.weight),
+            capacity: patch.capacity.unwrap_or(known.capacity),
+            state,
+            updated: self.now,
+            revision: self.registry.applied().next(),
+            ..Cell::clone(known)
+        };
+        Ok(Addition {
+            change: Change::CellUpdated { cell: cell.clone() },
+            writes: vec![Write::PutCell { cell: cell.clone(), set_count: false }],
+            outcome: Outcome::Cell(cell),
+        })
+    }
+
+    fn delete_cell(&self, id: &CellId, etag: Option<&str>) -> Result<Addition, Refused> {
+        if self.known(id, etag)?.placements > 0 {
+            return Err(Refused::CellNotEmpty { cell: id.clone() });
+        }
+        Ok(Addition {
+            change: Change::CellDeleted { cell: id.clone() },
+            writes: vec![Write::RemoveCell(id.clone())],
+            outcome: Outcome::CellDeleted,
+        })
+    }
+
+    fn known(&self, id: &CellId, etag: Option<&str>) -> Result<&Arc<Cell>, Refused> {
+        let cell = self.registry.cell(id);
+        let cell = cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })?;
+        if etag.is_some_and(|etag| etag != cell.etag()) {
+            return Err(Refused::EtagMismatch { present: cell.etag() });
+        }
+        Ok(cell)
+    }
+}
+
+impl Destination {
+    /// The answer where the tenant has a cell already.
+    fn settle_existing(&self, existing: &Placement) -> Result<Outcome, Refused> {
+        match self {
+            Destination::Pinned(cell) | Destination::Imported(cell) if *cell != existing.cell => {
+                Err(Refused::PlacementExists { existing: Box::new(existing.clone()) })
+            }
+            _ => Ok(Outcome::Placed {
+                placement: Arc::new(existing.clone()),
+                created: false,
+                candidates: Vec::new(),
+            }),
+        }
+    }
+}
+
+fn ended(placement: &Placement, event: PlacementEvent, now: Timestamp) -> HistoryRecord {
+    HistoryRecord {
+        key: placement.key.clone(),
+        epoch: placement.epoch,
+        cell: placement.cell.clone(),
+        began_by: placement.began_by,
+        began: placement.updated.or(placement.created),
+        ended_by: event,
+        ended: now,
+    }
+}
