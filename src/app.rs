@@ -25,6 +25,9 @@ use crate::tasks::Tasks;
 use crate::telemetry::rpc::RpcTracer;
 use crate::telemetry::{self, Telemetry, TelemetryConfig, TelemetryError, TenantLabel};
 
+/// How long the start waits for a look at the tables. One that hangs must not keep a replica from answering that it is not ready.
+const TABLES_VERIFYING: Duration = Duration::from_secs(2);
+
 /// How long background tasks may take to end.
 const TASKS_STOPPING: Duration = Duration::from_secs(10);
 
@@ -144,7 +147,8 @@ impl Served {
         let server = BoundServer::bind(config.listen).await?;
         let client = connect(config, endpoint).await;
         let names = table_names(config)?;
-        match tables::verify(&client, &names).await {
+        let verified = tokio::time::timeout(TABLES_VERIFYING, tables::verify(&client, &names)).await;
+        match verified.unwrap_or(Err(StoreError::Timeout)) {
             // What is out of order for now may come back: nothing is known yet, and answers say so.
             Err(error) if error.transient() => {
                 tracing::warn!(%error, "the tables cannot be looked at yet");

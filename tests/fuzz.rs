@@ -12,6 +12,8 @@ mod generate;
 mod methods;
 #[path = "fuzz/oracle.rs"]
 mod oracle;
+#[path = "fuzz/roundtrip.rs"]
+mod roundtrip;
 #[path = "fuzz/schema.rs"]
 mod schema;
 #[path = "fuzz/server.rs"]

@@ -271,7 +271,7 @@ impl Task {
             }
             Ended::HeadMoved => {
                 put_back(included, backlog);
-                let read = self.parts.replica.advance().await;
+                let read = self.parts.replica.catch_up().await;
                 make_current(read, backlog);
             }
             Ended::Refused(refusals) => {
@@ -346,7 +346,8 @@ impl Task {
             failures += 1;
             let pause = self.parts.pauses.after(failures);
             // An attempt that is cut off leaves the outcome open: unless it is open already, none is begun that may be.
-            let room = if in_doubt { Duration::ZERO } else { self.parts.settings.commit_budget / 8 };
+            let room =
+                if in_doubt { Duration::ZERO } else { self.parts.settings.commit_budget / 8 };
             if !failed.transient() || tokio::time::Instant::now() + pause + room >= deadline {
                 return Ended::Failed(match in_doubt {
                     true => Error::OutcomeUnknown,
@@ -443,12 +444,13 @@ fn tell(backlog: &mut VecDeque<Waiting>, mappings: impl Iterator<Item = (Partiti
 /// What the table says of a key once a command's outcome is committed.
 fn mapping_after(outcome: &Outcome) -> Option<(PartitionKey, Mapping)> {
     match outcome {
-        Outcome::Placed { placement, .. } => {
+        Outcome::Placed { placement, created: true, .. } => {
             Some((placement.key.clone(), Mapping::Placed(Placement::clone(placement))))
         }
         Outcome::Vacated(placement) => {
             Some((placement.key.clone(), Mapping::Vacated(placement.epoch)))
         }
-        Outcome::Cell(_) | Outcome::CellDeleted => None,
+        // What was there before was only assumed to be there still.
+        Outcome::Placed { .. } | Outcome::Cell(_) | Outcome::CellDeleted => None,
     }
 }

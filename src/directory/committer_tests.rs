@@ -505,7 +505,7 @@ async fn a_caller_who_has_gone_is_not_served() {
     stage.end().await;
 }
 
-/// A replica that is always busy does not keep another one from ever getting its turn. A commit takes 10 ms, a read 4 ms.
+/// A replica that is always busy does not keep another one from ever getting its turn. A commit takes 10 ms, a read 8 ms.
 #[tokio::test(start_paused = true)]
 async fn a_busy_replica_leaves_others_their_turn() {
     let inner = Arc::new(MemoryStore::new());
@@ -514,7 +514,7 @@ async fn a_busy_replica_leaves_others_their_turn() {
     }
     let slow = |call| match call {
         Call::Commit => Some(Fault::Slow(Duration::from_millis(5))),
-        _ => Some(Fault::Slow(Duration::from_millis(2))),
+        _ => Some(Fault::Slow(Duration::from_millis(4))),
     };
     let mut stages = Vec::new();
     for _ in 0..2 {
@@ -548,8 +548,8 @@ async fn a_busy_replica_leaves_others_their_turn() {
         done[replica] += answers;
         longest = longest.max(waited);
     }
-    println!("done {done:?}, longest wait {longest:?}");
-    assert!(done.iter().all(|done| *done >= done.max(&1) / 4), "{done:?}");
+    assert!(done[0].min(done[1]) * 2 > done[0].max(done[1]), "{done:?}");
+    assert!(longest < Duration::from_millis(200), "{longest:?}");
     audit(&inner).await;
     for stage in stages {
         stage.end().await;

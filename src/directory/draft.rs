@@ -7,6 +7,8 @@
 //! What is drafted may come to nothing, so nobody is refused for its sake: such a command waits for the next entry.
 
 mod decide;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -68,6 +68,8 @@ struct ReadsUnderWay {
     overtaken: bool,
     /// The highest epoch that was told of the key, by the journal or by a reader, since the first of the readers began.
     newest: Option<Epoch>,
+    /// Rounds before this one read a table that is not followed any more.
+    oldest: u64,
 }
 
 impl Memory {
@@ -120,6 +122,7 @@ impl Memory {
             began: now,
             overtaken: false,
             newest: None,
+            oldest: 0,
         });
         if reads.overtaken {
             reads.round = self.next_round();
@@ -127,9 +130,9 @@ impl Memory {
             reads.overtaken = false;
         }
         reads.readers += 1;
-        let round = reads.round;
+        let (round, began) = (reads.round, reads.began);
         drop(shard);
-        ReadTicket { memory: Arc::clone(self), key, round }
+        ReadTicket { memory: Arc::clone(self), key, round, began }
     }
 
     /// Takes in what an entry changes. Entries must come in order. `current_at`: when the table surely said so, or earlier; `None`
@@ -174,8 +177,9 @@ impl Memory {
         for shard in &self.reads {
             for reads in shard.lock().values_mut() {
                 reads.overtaken = true;
-                // Told by another journal.
+                // What was told is of another journal.
                 reads.newest = None;
+                reads.oldest = self.next_round();
             }
         }
         self.held.clear();
@@ -207,6 +211,8 @@ pub struct ReadTicket {
     memory: Arc<Memory>,
     key: PartitionKey,
     round: u64,
+    /// When the round began.
+    began: Instant,
 }
 
 impl ReadTicket {
@@ -215,8 +221,8 @@ impl ReadTicket {
         self.round
     }
 
-    /// Keeps what was read, unless the journal told of a change since the read was announced. Answers `false` where a higher epoch
-    /// was told of meanwhile: what was read must not be answered any more.
+    /// Keeps what was read, unless the journal told of a change since the read was announced that may be the later one. Answers `false`
+    /// where a higher epoch was told of meanwhile: what was read must not be answered any more.
     #[must_use]
     pub fn keep(self, placement: &Arc<Placement>) -> bool {
         let mut shard = self.memory.shard(&self.key).lock();
@@ -227,9 +233,11 @@ impl ReadTicket {
         if reads.newest.is_some_and(|newest| newest > placement.epoch) {
             return false;
         }
+        let undisturbed = reads.round == self.round && !reads.overtaken;
+        let ahead = reads.newest.is_none_or(|newest| newest < placement.epoch);
         reads.tell(placement.epoch);
-        if reads.round == self.round && !reads.overtaken {
-            let current_at = self.memory.nanos(reads.began);
+        if self.round >= reads.oldest && (undisturbed || ahead) {
+            let current_at = self.memory.nanos(self.began);
             let slot = Slot { placement: Arc::clone(placement), current_at };
             self.memory.held.insert(self.key.clone(), slot);
         }

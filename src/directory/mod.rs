@@ -21,8 +21,12 @@ mod error;
 #[cfg(test)]
 mod fixtures;
 mod memory;
+#[cfg(test)]
+mod memory_tests;
 mod pauses;
 pub mod policy;
+#[cfg(test)]
+mod race_tests;
 mod reader;
 mod registry;
 mod replica;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -95,14 +96,28 @@ async fn read(placements: &dyn Placements, batch: Vec<Wanted>) {
     }
     let (keys, waiting): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
     let span = span_of(&waiting);
-    let answers = match keys.as_slice() {
-        [key] => vec![placements.mapping(key).instrument(span).await],
-        keys => placements.mappings(keys).instrument(span).await,
+    // Callers' spans are let go here: a span that is held stays open, though its caller may have given up long ago.
+    let replies = waiting.into_iter().map(|callers| callers.into_iter().map(|wanted| wanted.reply));
+    let mut replies: Vec<Vec<_>> = replies.map(Iterator::collect).collect();
+    let reading = async {
+        match keys.as_slice() {
+            [key] => vec![placements.mapping(key).await],
+            keys => placements.mappings(keys).await,
+        }
     };
-    for (answer, waiting) in answers.into_iter().zip(waiting) {
-        for wanted in waiting {
+    let answers = {
+        let gone = join_all(replies.iter_mut().flatten().map(oneshot::Sender::closed));
+        tokio::select! {
+            biased;
+            answers = reading.instrument(span) => answers,
+            // Nobody waits any more. Not read on, for a lone caller's span is open as long as the read.
+            _ = gone => return,
+        }
+    };
+    for (answer, replies) in answers.into_iter().zip(replies) {
+        for reply in replies {
             // A caller who has gone does not need it.
-            let _ = wanted.reply.send(answer.clone());
+            let _ = reply.send(answer.clone());
         }
     }
 }

@@ -79,24 +79,6 @@ impl Replica {
         Ok(())
     }
 
-    /// Applies the entries that others have written meanwhile: one read where there are few. For those who know that there are
-    /// some, and who race with those who write them.
-    ///
-    /// # Errors
-    /// Those of [`Replica::catch_up`].
-    pub async fn advance(&self) -> Result<(), StoreError> {
-        let applied = self.registry.load().as_ref().map(|registry| registry.applied());
-        let Some(applied) = applied else {
-            return self.catch_up().await;
-        };
-        let entries = self.journal.entries(applied, ENTRIES_PAGE).await?;
-        if entries.is_empty() || entries.len() >= ENTRIES_PAGE {
-            // Far behind; or the journal is not the one that this replica followed, which only its head tells.
-            return self.catch_up().await;
-        }
-        self.apply_read(&entries).map(|_| ())
-    }
-
     /// Applies an entry that this replica has just committed. `began`: when the commit began.
     pub fn apply_own(&self, entry: &JournalEntry, began: Instant) {
         let _turn = self.turn.lock();

@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
-/// 0001-01-01T00:00:00Z and 9999-12-30T22:00:00Z: what protobuf allows, within what the calendar library can write.
+/// 0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999Z: what protobuf allows, and what many write for "never".
 const MIN_MILLIS: i64 = -62_135_596_800_000;
-const MAX_MILLIS: i64 = 253_402_207_200_000;
+const MAX_MILLIS: i64 = 253_402_300_799_999;
+
+/// Times are read and written as civil times of UTC: the calendar library's own timestamps end a day before the year 9999 does.
+const EPOCH: jiff::civil::DateTime = jiff::civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 impl Timestamp {
     /// `None` outside of the years 1 to 9999.
@@ -48,9 +51,9 @@ impl Timestamp {
         let millis = match text.parse::<jiff::Timestamp>() {
             Ok(zoned) => zoned.as_millisecond(),
             Err(_) => {
-                let civil = text.parse::<jiff::civil::DateTime>().ok()?;
-                let utc = civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
-                utc.timestamp().as_millisecond()
+                let civil = text.strip_suffix(['Z', 'z']).unwrap_or(text);
+                let civil = civil.parse::<jiff::civil::DateTime>().ok()?;
+                i64::try_from(civil.duration_since(EPOCH).as_millis()).ok()?
             }
         };
         Self::from_millis(millis)
@@ -60,8 +63,8 @@ impl Timestamp {
 impl std::fmt::Display for Timestamp {
     /// ISO 8601 in UTC with milliseconds: `2026-01-31T12:00:00.000Z`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(time) => write!(f, "{time:.3}"),
+        match EPOCH.checked_add(jiff::SignedDuration::from_millis(self.0)) {
+            Ok(civil) => write!(f, "{civil:.3}Z"),
             // Unreachable: the constructors keep within what the calendar library can write.
             Err(_) => write!(f, "{}ms", self.0),
         }

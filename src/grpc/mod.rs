@@ -57,6 +57,10 @@ pub struct ServerSettings {
 pub enum ServeError {
     #[error("cannot listen on {address}: {source}; choose another --listen address")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error(
+        "cannot use the certificate and its key: {0}; check the files of --tls-cert and --tls-key"
+    )]
+    Tls(String),
     #[error("cannot serve: {0}")]
     Transport(#[from] tonic::transport::Error),
     #[error("cannot describe the services: {0}")]
@@ -102,7 +106,8 @@ impl BoundServer {
         let mut server = Server::builder();
         if let Some((certificate, key)) = &settings.tls {
             let identity = Identity::from_pem(certificate, key);
-            server = server.tls_config(ServerTlsConfig::new().identity(identity))?;
+            let tls = ServerTlsConfig::new().identity(identity);
+            server = server.tls_config(tls).map_err(|error| ServeError::Tls(innermost(&error)))?;
         }
         let drained = CancellationToken::new();
         let serving = server
@@ -144,6 +149,14 @@ impl BoundServer {
                 Ok(())
             }
         }
+    }
+}
+
+/// What is at the bottom of an error: tonic's own says only which part of it failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => innermost(source),
+        None => error.to_string(),
     }
 }
 

@@ -169,13 +169,15 @@ async fn a_token_is_good_for_its_own_query(engine: Engine) {
         }
     }
     invalid(list(&server, "cell-b", 1, &of_a).await, "INVALID_PAGE_TOKEN", "page_token");
-    let other = v1::GetPlacementHistoryRequest {
-        partition_key: "tenant-1".into(),
-        page_token: of_history,
-        ..def()
-    };
-    let other = server.directory.clone().get_placement_history(other).await;
-    invalid(other, "INVALID_PAGE_TOKEN", "page_token");
+    // A history that begins with a present placement has another kind of second page.
+    server.resolve("tenant").await;
+    let after_present = history(&server, 1, "").await.unwrap().1;
+    for page_token in [of_history, after_present] {
+        let partition_key = "tenant-1".into();
+        let request = v1::GetPlacementHistoryRequest { partition_key, page_token, ..def() };
+        let answer = server.directory.clone().get_placement_history(request).await;
+        invalid(answer, "INVALID_PAGE_TOKEN", "page_token");
+    }
 }
 
 async fn page_sizes_are_bounded(engine: Engine) {

@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 use crate::celld::{Celld, command};
 use crate::checks::refused;
 use crate::valve::Valve;
-use crate::world::{Engine, Server, World, def, look_up, resolve};
+use crate::world::{Engine, Server, World, def, look_up, resolve, until};
 
 on_both_engines!(
     health_is_told_for_each_service,
@@ -97,11 +97,9 @@ async fn a_draining_server_finishes_what_is_under_way(engine: Engine) {
     // The watch ends when new calls are taken no more.
     while let Ok(Some(_)) = watch.message().await {}
     let address: std::net::SocketAddr = server.process.address.parse().unwrap();
-    crate::world::until(
-        async || tokio::net::TcpStream::connect(address).await,
-        |connection| connection.is_err(),
-    )
-    .await;
+    let refused =
+        until(async || tokio::net::TcpStream::connect(address).await.is_err(), |refused| *refused);
+    refused.await;
     assert!(!waiting.is_finished());
     valve.open();
     let answer = waiting.await.unwrap().unwrap().into_inner();

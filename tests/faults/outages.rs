@@ -1,7 +1,7 @@
 //! The store dies, stays dead for a while, and comes back: what is known goes on being answered, what is not is never made up, and
 //! afterwards everybody knows everything.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cell_directory::proto::v1;
 use cell_directory::proto::v1::{DecisionSource, FallbackReason};
@@ -13,13 +13,16 @@ use crate::proxy::{Fault, Rule};
 use crate::world::{Replica, World, eventually, refused, request};
 
 const FLAGS: [&str; 6] = [
-    "--lookup-budget=600ms",
-    "--read-timeout=200ms",
-    "--commit-timeout=300ms",
-    "--commit-budget=900ms",
+    "--lookup-budget=900ms",
+    "--read-timeout=300ms",
+    "--commit-timeout=500ms",
+    "--commit-budget=1200ms",
     "--journal-poll-interval=50ms",
     "--sweep-interval=100ms",
 ];
+
+/// How long a start may take while nothing answers.
+const STARTING: Duration = Duration::from_secs(5);
 
 const SERVICES: [&str; 3] = ["", "cells.v1.CellDirectory", "cells.v1.CellAdmin"];
 
@@ -137,7 +140,9 @@ async fn a_replica_starts_while_the_store_is_dead_and_serves_when_it_is_back() {
     drop(first);
     for (n, death) in DEATHS.iter().enumerate() {
         kill(&world, death).await;
+        let began = Instant::now();
         let replica = world.replica(&FLAGS).await;
+        assert!(began.elapsed() < STARTING, "{:?}", began.elapsed());
         for service in SERVICES {
             assert_eq!(replica.health(service).await, ServingStatus::NotServing, "{service}");
         }

@@ -64,10 +64,12 @@ impl World {
     /// A world with a replica behind the proxy and the cells `cell-a`, `cell-b` and the default cell.
     pub async fn with_cells(name: &str, flags: &[&str]) -> (Self, Replica) {
         let world = Self::new(name);
-        let replica = world.replica(flags).await.ready().await;
+        // By a replica with more patience than a test may have use for.
+        let patient = world.other_replica().await;
         for id in ["cell-a", "cell-b", DEFAULT_CELL] {
-            replica.create_cell(id).await.unwrap();
+            patient.create_cell(id).await.unwrap();
         }
+        let replica = world.replica(flags).await.ready().await;
         (world, replica)
     }
 

@@ -2,26 +2,30 @@
 
 use cell_directory::proto::v1;
 use cell_directory::proto::v1::{DecisionSource, FallbackReason};
+use futures::future::join_all;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::proxy::{Fault, Rule};
-use crate::world::{PATIENT, READ, Replica, WRITE, World, eventually, refused, request, says_nothing_of_aws};
+use crate::world::{
+    PATIENT, READ, Replica, WRITE, World, eventually, refused, request, says_nothing_of_aws,
+};
 
 /// Gives up on a commit long before it gives up on a lookup.
-const SHORT_COMMITS: [&str; 5] = [
+const SHORT_COMMITS: [&str; 6] = [
     "--lookup-budget=20s",
-    "--read-timeout=200ms",
-    "--commit-timeout=300ms",
+    "--read-timeout=500ms",
+    "--commit-timeout=500ms",
     "--commit-budget=1200ms",
+    "--retry-attempts=2",
     "--journal-poll-interval=50ms",
 ];
 
 /// Gives up on a lookup while its commit is still being tried.
 const SHORT_LOOKUPS: [&str; 5] = [
-    "--lookup-budget=700ms",
-    "--read-timeout=200ms",
-    "--commit-timeout=300ms",
+    "--lookup-budget=1s",
+    "--read-timeout=500ms",
+    "--commit-timeout=500ms",
     "--commit-budget=2s",
     "--journal-poll-interval=50ms",
 ];
@@ -124,74 +128,64 @@ async fn recover(world: &World, replica: &Replica) {
 }
 
 /// The reply was lost and the store stays away: the change may have been made, so nothing may be promised.
-async fn nothing_is_promised(name: &str, flags: &[&str]) {
-    let (world, replica) = World::with_cells(name, flags).await;
+async fn nothing_is_promised(death: Death, flags: &[&str]) {
+    let (world, replica) = World::with_cells("unknown", flags).await;
     let unknown = |answer: Result<(), Status>| {
         refused(answer, Code::DeadlineExceeded, "OUTCOME_UNKNOWN", true);
     };
-    for death in DEATHS {
-        let name = |what: &str| format!("{what}-{death:?}").to_lowercase();
 
-        death.strike_after_a_write(&world);
-        unknown(replica.resolve_surely(&name("assign")).await.map(drop));
-        recover(&world, &replica).await;
-        // The truth: it was made, once.
-        let found = replica.resolve_surely(&name("assign")).await.unwrap();
-        assert!(
-            matches!(found.decision.source(), DecisionSource::Table | DecisionSource::Memory),
-            "{found:?}"
-        );
-        assert_eq!(found.placement.epoch, 1);
+    death.strike_after_a_write(&world);
+    unknown(replica.resolve_surely("assigned").await.map(drop));
+    recover(&world, &replica).await;
+    // The truth: it was made, once.
+    let found = replica.resolve_surely("assigned").await.unwrap();
+    let source = found.decision.source();
+    assert!(matches!(source, DecisionSource::Table | DecisionSource::Memory), "{found:?}");
+    found.is(source, 1);
 
-        death.strike_after_a_write(&world);
-        unknown(batch_of_one(&replica, &name("batch")).await);
-        recover(&world, &replica).await;
+    death.strike_after_a_write(&world);
+    unknown(batch_of_one(&replica, "batch").await);
+    recover(&world, &replica).await;
 
-        death.strike_after_a_write(&world);
-        let guess = replica.resolve(&name("guess")).await.unwrap();
-        guess.is_guess(FallbackReason::Timeout);
-        recover(&world, &replica).await;
+    death.strike_after_a_write(&world);
+    let guess = replica.resolve("guess").await.unwrap();
+    guess.is_guess(FallbackReason::Timeout);
+    recover(&world, &replica).await;
 
-        death.strike_after_a_write(&world);
-        unknown(replica.pin(&name("pin"), "cell-b").await.map(drop));
-        recover(&world, &replica).await;
-        assert_eq!(replica.pin(&name("pin"), "cell-b").await.unwrap().epoch, 1);
+    death.strike_after_a_write(&world);
+    unknown(replica.pin("pinned", "cell-b").await.map(drop));
+    recover(&world, &replica).await;
+    assert_eq!(replica.pin("pinned", "cell-b").await.unwrap().epoch, 1);
 
-        death.strike_after_a_write(&world);
-        unknown(replica.delete(&name("pin")).await.map(drop));
-        recover(&world, &replica).await;
-        refused(replica.delete(&name("pin")).await, Code::NotFound, "PLACEMENT_NOT_FOUND", false);
+    death.strike_after_a_write(&world);
+    unknown(replica.delete("pinned").await.map(drop));
+    recover(&world, &replica).await;
+    refused(replica.delete("pinned").await, Code::NotFound, "PLACEMENT_NOT_FOUND", false);
 
-        death.strike_after_a_write(&world);
-        unknown(replica.create_cell(&name("cell")).await.map(drop));
-        recover(&world, &replica).await;
-        refused(
-            replica.create_cell(&name("cell")).await,
-            Code::AlreadyExists,
-            "CELL_EXISTS",
-            false,
-        );
+    death.strike_after_a_write(&world);
+    unknown(replica.create_cell("cell-c").await.map(drop));
+    recover(&world, &replica).await;
+    refused(replica.create_cell("cell-c").await, Code::AlreadyExists, "CELL_EXISTS", false);
 
-        // A later call of the same replica is told the truth about the guess, too.
-        let known = replica.resolve_surely(&name("guess")).await.unwrap();
-        let ledger = world.tables.ledger().await;
-        ledger.placed_once(&name("assign"), found.cell());
-        ledger.placed_once(&name("guess"), known.cell());
-        assert_eq!(ledger.changes_of(&name("batch")), [("placed", 1)]);
-        assert_eq!(ledger.changes_of(&name("pin")), [("placed", 1), ("vacated", 1)]);
-        assert_eq!(ledger.changes_of(&name("cell")), [("cell_created", 0)]);
-        assert_eq!(replica.cells().await.unwrap(), ledger.counts);
-    }
+    // A later call is told the truth about the guess, too.
+    let known = replica.resolve_surely("guess").await.unwrap();
+    let ledger = world.tables.ledger().await;
+    ledger.placed_once("assigned", found.cell());
+    ledger.placed_once("guess", known.cell());
+    assert_eq!(ledger.changes_of("batch"), [("placed", 1)]);
+    assert_eq!(ledger.changes_of("pinned"), [("placed", 1), ("vacated", 1)]);
+    assert_eq!(ledger.changes_of("cell-c"), [("cell_created", 0)]);
+    assert_eq!(replica.cells().await.unwrap(), ledger.counts);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_promised_when_the_commit_gives_up_first() {
-    nothing_is_promised("unknown-commit", &SHORT_COMMITS).await;
+    join_all(DEATHS.map(|death| nothing_is_promised(death, &SHORT_COMMITS))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_promised_when_the_lookup_gives_up_first() {
-    nothing_is_promised("unknown-lookup", &SHORT_LOOKUPS).await;
+    join_all(DEATHS.map(|death| nothing_is_promised(death, &SHORT_LOOKUPS))).await;
 }
 
 /// BatchResolve of a key, as Resolve would answer it.
@@ -227,7 +221,8 @@ async fn a_caller_who_goes_away_takes_nothing_back() {
 /// Nothing that the store says of itself gets out, wherever it is said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_text_of_the_store_reaches_a_caller() {
-    let (world, replica) = World::with_cells("texts", &SHORT_COMMITS).await;
+    let flags = ["--commit-timeout=300ms", "--commit-budget=300ms", "--retry-attempts=1"];
+    let (world, replica) = World::with_cells("texts", &flags).await;
     let operations: [&[&str]; 4] = [READ, &["Query"], &["Scan"], WRITE];
     for (round, operation) in operations.into_iter().enumerate() {
         let faults = [Fault::DENIED, Fault::INTERNAL, Fault::THROUGHPUT];

@@ -1,9 +1,8 @@
-//! A TCP relay that a test can cut, or that answers late: a network that fails on demand.
+//! A TCP relay that a test can cut, and ports that do not answer: a network that fails on demand.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -14,15 +13,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Relays to `target`; what comes back is held up by `delay` each time.
-    pub async fn to(target: SocketAddr, delay: Duration) -> Self {
+    pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let serving = tokio::spawn(async move {
             // Dropped with this task, and all connections with it.
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(relay(client, target, delay));
+                connections.spawn(relay(client, target));
             }
         });
         Self { address, serving }
@@ -45,22 +43,10 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(client: TcpStream, target: SocketAddr, delay: Duration) {
-    let Ok(server) = TcpStream::connect(target).await else { return };
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let up = copy(&mut from_client, &mut to_server);
-    let down = async {
-        let mut bytes = vec![0; 64 * 1024];
-        while let Ok(read @ 1..) = from_server.read(&mut bytes).await {
-            tokio::time::sleep(delay).await;
-            to_client.write_all(&bytes[..read]).await?;
-        }
-        std::io::Result::Ok(())
-    };
-    tokio::select! {
-        _ = up => {}
-        _ = down => {}
+async fn relay(mut client: TcpStream, target: SocketAddr) {
+    if let Ok(mut server) = TcpStream::connect(target).await {
+        // However it ends, both ends are closed.
+        let _ = copy_bidirectional(&mut client, &mut server).await;
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::Request;
 
 use crate::harness::{SOON, Traced, ask, resolve};
 use crate::otlp::{OtlpReceiver, Spans};
-use crate::relay::{Mute, Relay, closed_port};
+use crate::relay::{Mute, closed_port};
 
 const KEYS: usize = 60;
 const ROUNDS: usize = 10;
@@ -71,10 +71,8 @@ async fn a_dead_collector_changes_no_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_collector_changes_no_answer() {
-    let (collector, receiver) = OtlpReceiver::start().await;
-    let target = collector.strip_prefix("http://").unwrap().parse().unwrap();
-    let slow = Relay::to(target, Duration::from_secs(2)).await;
-    assert_eq!(exercise(&slow.endpoint()).await, healthy().await);
+    let (collector, receiver) = OtlpReceiver::start_slow(Duration::from_secs(2)).await;
+    assert_eq!(exercise(&collector).await, healthy().await);
     // It did get something, late as its answers are.
     let some = |spans: &Spans| !spans.named("cell.route").is_empty();
     receiver.wait_for_spans(some, SOON).await;

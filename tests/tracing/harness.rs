@@ -148,7 +148,7 @@ impl Cuttable {
         let created = command(&["tables", "create"]).args(tables).output().unwrap();
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
         let target = engine.endpoint().strip_prefix("http://").unwrap().parse().unwrap();
-        let relay = crate::relay::Relay::to(target, Duration::ZERO).await;
+        let relay = crate::relay::Relay::to(target).await;
         let traced = Traced::serve(&relay.endpoint(), collector, more);
         create_cell(&traced, "cell-a").await;
         Self { traced, relay, engine }

@@ -1,5 +1,7 @@
 //! What is exported: what the caller samples, the configured share of the rest, and in any case what went wrong.
 
+use std::time::Duration;
+
 use cell_directory::proto::v1;
 use tonic::{Code, Request};
 
@@ -31,7 +33,8 @@ fn assert_failed_tree(spans: &Spans, parent: Option<&str>, code: &str) {
     let reads = spans.children(decision);
     assert_eq!(reads.len(), 2, "{spans}");
     assert!(reads.iter().all(|read| read.name.starts_with("GetItem") && read.is_error), "{spans}");
-    assert_eq!(spans.0.len(), 4, "{spans}");
+    // The background tasks fail, too, in traces of their own.
+    assert_eq!(spans.in_trace(&server.trace_id).0.len(), 4, "{spans}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,5 +148,32 @@ async fn the_ratio_is_for_callers_without_a_trace() {
         let [decision] = spans.children(server)[..] else { panic!("{spans}") };
         assert_eq!(decision.str("cell.route.source"), Some("memory"));
     }
+    traced.end();
+}
+
+/// A guess for a caller that is out of patience: nothing has failed yet, so only the guess itself is what is worth keeping.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guess_shortly_before_the_deadline_is_exported() {
+    let (collector, receiver) = OtlpReceiver::start().await;
+    let mute = crate::relay::Mute::start().await;
+    let patient = ["--trace-sample-ratio", "0", "--lookup-budget", "30s", "--read-timeout", "20s"];
+    let traced = Traced::serve(&mute.endpoint(), &collector, &patient);
+    let mut directory = traced.directory().await;
+    let caller = Caller::unsampled();
+    let mut request = caller.asks(ask("customer-1"));
+    request.set_timeout(Duration::from_millis(500));
+    let (_, source) = resolve(&mut directory, request).await.unwrap();
+    assert_eq!(source, v1::DecisionSource::Fallback);
+    let spans = caller.trace(&receiver, 3).await;
+    let (server, guess) = (spans.one(RESOLVE), spans.one("cell.route"));
+    assert_eq!(server.parent_span_id.as_ref(), Some(&caller.span_id), "{spans}");
+    assert_eq!(spans.children(server), [guess]);
+    assert_eq!(guess.str("cell.route.source"), Some("fallback"));
+    assert_eq!(guess.str("cell.route.fallback_reason"), Some("timeout"));
+    let [read] = spans.children(guess)[..] else { panic!("{spans}") };
+    assert!(read.name.starts_with("GetItem"), "{spans}");
+    assert!(spans.0.iter().all(|span| !span.is_error), "{spans}");
+    // What was given up does not keep the caller's spans open.
+    assert!(server.duration() < Duration::from_secs(5), "{:?}", server.duration());
     traced.end();
 }

@@ -225,23 +225,48 @@ async fn a_batch_has_a_decision_for_each_key() {
     let (held, assigned) = (of("memory"), of("assigned"));
     assert_eq!((held.len(), assigned.len()), (3, 4), "{spans}");
     assert!(held.iter().all(|span| spans.children(span).is_empty()), "{spans}");
-    for span in &assigned {
-        let calls = spans.children(span);
-        let reads = calls.iter().filter(|call| call.name.starts_with("GetItem")).count();
-        assert_eq!(reads, 1, "{spans}");
-    }
+    assert_read(&spans, &assigned);
     assert_served(&spans, &assigned);
     traced.end();
 }
 
-/// Asserts that each of these decisions has one commit above all: as its child, or linked to it.
+/// A span's trace and its own id.
+type Id = (String, String);
+
+fn ids(spans: &[&Span]) -> Vec<Id> {
+    let mut ids: Vec<_> =
+        spans.iter().map(|span| (span.trace_id.clone(), span.span_id.clone())).collect();
+    ids.sort();
+    ids
+}
+
+/// Those that work for several callers serves: the one that it is under, and those that it is linked to.
+fn callers(work: &Span) -> impl Iterator<Item = Id> {
+    let parent = (work.trace_id.clone(), work.parent_span_id.clone().unwrap());
+    let linked = work.links.iter().map(|link| (link.trace_id.clone(), link.span_id.clone()));
+    std::iter::once(parent).chain(linked)
+}
+
+/// Asserts that each of these decisions has one read: of its own, or shared with others.
+#[track_caller]
+fn assert_read(spans: &Spans, decisions: &[&Span]) {
+    let mut served: Vec<_> = spans.named("cell.read").into_iter().flat_map(callers).collect();
+    for read in spans.0.iter().filter(|span| span.name.starts_with("GetItem")) {
+        let parent = spans.parent(read).unwrap();
+        if parent.name != "cell.read" {
+            served.extend(ids(&[parent]));
+        }
+    }
+    served.sort();
+    assert_eq!(served, ids(decisions), "{spans}");
+}
+
+/// Asserts that each of these decisions has one commit: as its child, or linked to it.
 #[track_caller]
 fn assert_served(spans: &Spans, decisions: &[&Span]) {
     let mut served = Vec::new();
     for commit in spans.named("cell.commit") {
-        let parent = (commit.trace_id.clone(), commit.parent_span_id.clone().unwrap());
-        let linked = commit.links.iter().map(|link| (link.trace_id.clone(), link.span_id.clone()));
-        let of_this: Vec<_> = std::iter::once(parent).chain(linked).collect();
+        let of_this: Vec<_> = callers(commit).collect();
         assert_eq!(commit.int("cell.commit.commands"), Some(of_this.len() as i64), "{spans}");
         assert_eq!(spans.children(commit).len(), 1, "{spans}");
         if commit.str("cell.commit.outcome") == Some("committed") {
@@ -249,10 +274,7 @@ fn assert_served(spans: &Spans, decisions: &[&Span]) {
         }
     }
     served.sort();
-    let asked = decisions.iter().map(|span| (span.trace_id.clone(), span.span_id.clone()));
-    let mut asked: Vec<_> = asked.collect();
-    asked.sort();
-    assert_eq!(served, asked, "{spans}");
+    assert_eq!(served, ids(decisions), "{spans}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -275,6 +297,7 @@ async fn a_commit_for_many_callers_is_linked_to_each() {
     let spans = receiver.wait_for_spans(all, crate::harness::SOON).await;
     let decisions = spans.named("cell.route");
     assert_eq!(decisions.len(), CALLERS);
+    assert_read(&spans, &decisions);
     assert_served(&spans, &decisions);
     let commits = spans.named("cell.commit");
     assert!(commits.len() < CALLERS, "nothing was committed together: {spans}");

@@ -171,3 +171,121 @@ impl<F: Future<Output = Answer> + Unpin> Future for FallbackFuture<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::super::testing::{
+        Inner, REJECTED, UNREADABLE, every_error, found, gist, look_up, request,
+    };
+    use super::*;
+    use crate::directory::error::Refused;
+
+    fn fallback(inner: Inner, cell: Option<&str>) -> Fallback<Inner> {
+        let cell = cell.map(|cell| CellId::new(cell).unwrap());
+        FallbackLayer::new(cell).layer(inner)
+    }
+
+    fn failing(error: Error) -> Inner {
+        Inner::answering(Err(error), Duration::ZERO)
+    }
+
+    fn welcome() -> RouteOptions {
+        RouteOptions { fallback: true, ..RouteOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn the_lack_of_an_answer_is_a_guess_with_its_reason() {
+        use FallbackReason::{NotReady, Throttled, Timeout, Unavailable};
+        for (error, reason, name) in [
+            (Error::Store(StoreError::Timeout), Timeout, "timeout"),
+            (Error::OutcomeUnknown, Timeout, "timeout"),
+            (Error::Store(StoreError::Throttled), Throttled, "throttled"),
+            (Error::Overloaded, Throttled, "throttled"),
+            (Error::Store(StoreError::Unreachable), Unavailable, "unavailable"),
+            (Error::Store(StoreError::Failed), Unavailable, "unavailable"),
+            (Error::Store(REJECTED()), Unavailable, "unavailable"),
+            (Error::NotReady, NotReady, "not_ready"),
+        ] {
+            let mut service = fallback(failing(error), Some("default"));
+            let answer = service.call(request("k", welcome())).await;
+            let expected = ("default".to_owned(), Source::Fallback(reason), None);
+            assert_eq!(gist(&answer), Ok(expected));
+            assert_eq!(reason.as_str(), name);
+            assert!(answer.unwrap().steps.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_never_turned_into_a_guess() {
+        for error in [
+            Error::Store(UNREADABLE()),
+            Refused::PlacementNotFound.into(),
+            Refused::NoEligibleCell { candidates: vec![] }.into(),
+            Refused::Contended.into(),
+        ] {
+            let mut service = fallback(failing(error.clone()), Some("default"));
+            assert_eq!(service.call(request("k", welcome())).await.unwrap_err(), error);
+        }
+        let mut service = fallback(Inner::answering(found("k", 2), Duration::ZERO), Some("default"));
+        assert_eq!(gist(&service.call(request("k", welcome())).await), gist(&found("k", 2)));
+    }
+
+    #[tokio::test]
+    async fn nobody_gets_a_guess_who_did_not_ask_for_it() {
+        for (error, _) in every_error() {
+            let mut refusing = fallback(failing(error.clone()), Some("default"));
+            assert_eq!(refusing.call(look_up("k")).await.unwrap_err(), error);
+            let mut without = fallback(failing(error.clone()), None);
+            assert_eq!(without.call(request("k", welcome())).await.unwrap_err(), error);
+        }
+    }
+
+    /// A caller with a deadline gets the guess a little before it, however long the table takes.
+    #[tokio::test(start_paused = true)]
+    async fn a_guess_arrives_before_the_deadline() {
+        for (left, margin) in [(2000, 50), (500, 50), (100, 10), (10, 2)] {
+            let hanging = Inner::new(|_, _| std::future::pending());
+            let left = Duration::from_millis(left);
+            let began = tokio::time::Instant::now();
+            let deadline = Some(Instant::now() + left);
+            let options = RouteOptions { deadline, explain: true, ..welcome() };
+            let answer = fallback(hanging, Some("default")).call(request("k", options)).await;
+            let took = began.elapsed();
+            let latest = left - Duration::from_millis(margin);
+            // The deadline is on a clock that tests cannot stop; a timer rounds up to a millisecond.
+            let slack = Duration::from_millis(2);
+            assert!(took <= latest + slack, "{took:?} of {left:?}");
+            assert!(took + left / 5 + slack >= latest, "{took:?} of {left:?}: patience was too short");
+            let routed = answer.unwrap();
+            assert_eq!(routed.source, Source::Fallback(FallbackReason::Timeout));
+            let names: Vec<_> = routed.steps.iter().map(|step| step.name).collect();
+            assert_eq!(names, ["memory", "table", "fallback"]);
+        }
+        // One that has passed already waits for nothing.
+        let hanging = Inner::new(|_, _| std::future::pending());
+        let options = RouteOptions { deadline: Some(Instant::now()), ..welcome() };
+        let began = tokio::time::Instant::now();
+        assert!(fallback(hanging, Some("d")).call(request("k", options)).await.is_ok());
+        assert!(began.elapsed() <= Duration::from_millis(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_refuses_a_guess_waits_for_the_answer() {
+        let slow = || Inner::answering(found("k", 1), Duration::from_secs(60));
+        let deadline = Some(Instant::now() + Duration::from_millis(100));
+        let refusing = RouteOptions { deadline, ..RouteOptions::default() };
+        let without_deadline = welcome();
+        for options in [refusing, without_deadline] {
+            let answer = fallback(slow(), Some("default")).call(request("k", options)).await;
+            assert_eq!(gist(&answer), gist(&found("k", 1)));
+        }
+        // What is there at once needs no patience, even after the deadline.
+        let options = RouteOptions { deadline: Some(Instant::now()), ..welcome() };
+        let ready = Inner::answering(found("k", 1), Duration::ZERO);
+        let mut answer = fallback(ready, Some("default")).call(request("k", options));
+        assert_eq!(gist(&(&mut answer).now_or_never().unwrap()), gist(&found("k", 1)));
+        assert!(answer.guess.unwrap().patience.is_none(), "no timer was made");
+    }
+}

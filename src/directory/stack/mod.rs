@@ -7,8 +7,12 @@ mod cache;
 mod coalesce;
 mod fallback;
 mod metrics;
+#[cfg(test)]
+mod order_tests;
 mod retry;
 mod table;
+#[cfg(test)]
+mod testing;
 mod timeout;
 mod trace;
 

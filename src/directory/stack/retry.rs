@@ -59,3 +59,104 @@ impl Policy<RouteRequest, Routed, Error> for RetryPolicy {
         Some(request.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::future::join_all;
+    use tower::retry::Retry;
+    use tower::{Layer, Service};
+
+    use super::super::testing::{Inner, every_error, found, gist, look_up};
+    use super::*;
+    use crate::store::StoreError;
+
+    const PAUSES: Pauses =
+        Pauses { shortest: Duration::from_millis(10), longest: Duration::from_millis(80) };
+
+    fn retry(inner: &Inner, attempts: u32, ratio: f32, floor: u32) -> Retry<RetryPolicy, Inner> {
+        layer(PAUSES, attempts, ratio, floor).layer(inner.clone())
+    }
+
+    fn failing(error: Error) -> Inner {
+        Inner::answering(Err(error), Duration::ZERO)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_may_pass_is_repeated_and_not_too_often() {
+        for (error, passing) in every_error() {
+            for attempts in [1, 2, 5] {
+                let inner = failing(error.clone());
+                let answer = retry(&inner, attempts, 1.0, 100).call(look_up("k")).await;
+                assert_eq!(answer.unwrap_err(), error);
+                let expected = if passing { attempts as usize } else { 1 };
+                assert_eq!(inner.calls(), expected, "{error:?}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeat_that_succeeds_is_the_answer() {
+        let inner = Inner::new(|call, _| async move {
+            match call {
+                0 => Err(StoreError::Throttled.into()),
+                1 => Err(Error::OutcomeUnknown),
+                _ => found("k", 3),
+            }
+        });
+        let began = tokio::time::Instant::now();
+        let answer = retry(&inner, 3, 1.0, 100).call(look_up("k")).await;
+        assert_eq!(gist(&answer), gist(&found("k", 3)));
+        // 10-20 ms and 20-40 ms, and a timer's millisecond each.
+        let took = began.elapsed();
+        assert!((30..=62).contains(&took.as_millis()), "{took:?}");
+    }
+
+    /// A table that is down gets its share of retries above the floor, and no more.
+    #[tokio::test(start_paused = true)]
+    async fn retries_keep_to_their_budget() {
+        for (successes, ratio, floor, allowed) in [
+            (0, 0.2, 1, 10),    // the floor, for the ten seconds that the budget looks back
+            (0, 0.2, 10, 100),
+            (1000, 0.2, 1, 210), // and a fifth of what went well
+            (1000, 0.0, 1, 10),
+        ] {
+            let dead = failing(StoreError::Unreachable.into());
+            let policy = layer(PAUSES, 3, ratio, floor);
+            let mut well = policy.layer(Inner::answering(found("k", 1), Duration::ZERO));
+            for _ in 0..successes {
+                assert!(well.call(look_up("k")).await.is_ok());
+            }
+            let mut service = policy.layer(dead.clone());
+            let requests = 500;
+            let answers = join_all((0..requests).map(|_| service.call(look_up("k")))).await;
+            assert!(answers.iter().all(Result::is_err));
+            let retries = dead.calls() - requests;
+            let range = (allowed * 9 / 10)..=allowed + 1;
+            assert!(range.contains(&retries), "{retries} retries, {range:?} expected");
+        }
+    }
+
+    /// Those who failed together do not come back together.
+    #[tokio::test(start_paused = true)]
+    async fn requests_pause_for_different_times() {
+        let times = Arc::new(parking_lot::Mutex::new(std::collections::BTreeSet::new()));
+        let noted = times.clone();
+        let began = tokio::time::Instant::now();
+        let inner = Inner::new(move |call, _| {
+            let noted = noted.clone();
+            async move {
+                if call >= 50 {
+                    noted.lock().insert(began.elapsed().as_millis());
+                }
+                Err(StoreError::Throttled.into())
+            }
+        });
+        let mut service = retry(&inner, 2, 1.0, 100);
+        join_all((0..50).map(|_| service.call(look_up("k")))).await;
+        assert_eq!(inner.calls(), 100);
+        let times = times.lock();
+        assert!(times.len() >= 5, "they all came back at {times:?}");
+    }
+}

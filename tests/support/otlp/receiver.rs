@@ -38,6 +38,8 @@ struct Received {
 
 #[derive(Default)]
 struct Store {
+    /// How long an answer takes.
+    delay: Duration,
     received: Mutex<Received>,
     arrived: Notify,
 }
@@ -60,16 +62,26 @@ impl OtlpReceiver {
     pub async fn start() -> (String, Self) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        (format!("http://{address}"), Self::serve(listener))
+        (format!("http://{address}"), Self::serve(listener, Duration::ZERO))
+    }
+
+    /// A receiver that answers each request late.
+    pub async fn start_slow(delay: Duration) -> (String, Self) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        (format!("http://{address}"), Self::serve(listener, delay))
     }
 
     /// Starts a receiver at an address that is known before: a collector that comes late.
     pub async fn start_at(address: SocketAddr) -> Self {
-        Self::serve(TcpListener::bind(address).await.expect("the port is still free"))
+        Self::serve(
+            TcpListener::bind(address).await.expect("the port is still free"),
+            Duration::ZERO,
+        )
     }
 
-    fn serve(listener: TcpListener) -> Self {
-        let store = Arc::new(Store::default());
+    fn serve(listener: TcpListener, delay: Duration) -> Self {
+        let store = Arc::new(Store { delay, ..Store::default() });
         let (stop, stopped) = oneshot::channel();
         let router = Server::builder()
             .add_service(TraceServiceServer::from_arc(store.clone()))
@@ -221,6 +233,7 @@ impl TraceService for Store {
         }
         self.update(|received| received.spans.append(&mut spans));
         self.arrived.notify_waiters();
+        tokio::time::sleep(self.delay).await;
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -258,6 +271,7 @@ impl MetricsService for Store {
             received.points.append(&mut new);
         });
         self.arrived.notify_waiters();
+        tokio::time::sleep(self.delay).await;
         Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
