@@ -197,8 +197,9 @@ impl Served {
             },
             async {
                 tokio::select! {
-                    ended = guarding => ended,
+                    biased;
                     () = stop.cancelled() => Ok(()),
+                    ended = guarding => ended,
                 }
             }
         );

@@ -10,18 +10,15 @@ use futures::future::join_all;
 use super::draft::{Action, CellPatch, Outcome};
 use super::error::{Error, Refused};
 use super::fixtures::stage::{
-    COMMIT_BUDGET, Stage, assert_converged, assign, audit, cell_id, command, create, import,
-    named, pin, placed_in, register, remove, update,
+    COMMIT_BUDGET, Stage, assert_converged, assign, audit, cell_id, command, create, import, named,
+    pin, placed_in, register, remove, update,
 };
 use super::fixtures::{Call, Fault, Faulty, commit_now, entry, now, placement};
 use crate::domain::{
-    CellState, Change, Mapping, RequestId, RequestRecord,
-    StoredOutcome,
+    CellState, Change, Mapping, Placement, PlacementEvent, RequestId, RequestRecord, StoredOutcome,
 };
 use crate::store::memory::MemoryStore;
-use crate::store::{
-    Commit, CommitOutcome, Expected, Journal, StoreError, Write,
-};
+use crate::store::{Commit, CommitOutcome, Expected, Journal, StoreError, Write};
 
 /// Somebody else's entry: places a tenant.
 fn rival(store: &MemoryStore, name: &str, cell: &str) {
@@ -502,6 +499,35 @@ async fn a_caller_who_has_gone_is_not_served() {
     first.await.unwrap().unwrap();
     stage.submit(assign("next")).await.unwrap();
     assert_eq!(stage.mapping("gone").await, Mapping::Absent);
+    stage.end().await;
+}
+
+/// Another transaction at work on the same items is waited out.
+#[tokio::test(start_paused = true)]
+async fn contention_is_waited_out() {
+    let stage = Stage::new().await;
+    let contended = Some(Fault::Answer(CommitOutcome::Contended));
+    stage.store.next(Call::Commit, vec![contended.clone(); 5]);
+    assert!(placed_in(&stage.submit(assign("k")).await.unwrap()).1);
+    assert_eq!(stage.store.count(Call::Commit), 6);
+    stage.store.always(Call::Commit, Fault::Answer(CommitOutcome::Contended));
+    let answer = stage.submit(assign("l")).await;
+    assert_eq!(answer, Err(Error::Store(StoreError::Throttled)), "and nothing was done");
+    stage.end().await;
+}
+
+/// A lost attempt that was not done, and then somebody else's router writes the tenant without an entry.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_a_lost_attempt_is_a_refusal() {
+    let stage = Stage::new().await;
+    let foreign = Placement { began_by: PlacementEvent::Adopted, ..placement("k", "elsewhere", 1) };
+    let adopted = foreign.clone();
+    let writes = Fault::after(move |store| store.adopt(adopted.clone()));
+    stage.store.next(Call::Commit, [Some(Fault::Fail(StoreError::Timeout)), Some(writes)]);
+    let both = [stage.begin(assign("k")), stage.begin(assign("l"))];
+    let [k, l] = join_all(both).await.try_into().unwrap();
+    assert_eq!(placed_in(&k.unwrap().unwrap()), (&foreign, false));
+    assert!(placed_in(&l.unwrap().unwrap()).1);
     stage.end().await;
 }
 

@@ -19,6 +19,8 @@ mod committer_tests;
 mod draft;
 mod error;
 #[cfg(test)]
+mod facade_tests;
+#[cfg(test)]
 mod fixtures;
 mod memory;
 #[cfg(test)]

@@ -117,7 +117,8 @@ async fn race(seed: u64) {
                 let answers = match twice {
                     false => vec![first.await],
                     true => {
-                        let (first, second) = futures::join!(first, stages[(who + 1) % 2].submit(command));
+                        let (first, second) =
+                            futures::join!(first, stages[(who + 1) % 2].submit(command));
                         vec![first, second]
                     }
                 };

@@ -167,7 +167,7 @@ pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: Cancellatio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::fixtures::{cell, entry, placed};
+    use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, placed};
     use crate::domain::{CellId, Change};
     use crate::store::memory::MemoryStore;
     use crate::store::{Commit, CommitOutcome, Write};
@@ -214,5 +214,113 @@ mod tests {
         replica.catch_up().await.unwrap();
         assert!(memory.get("k2").is_none());
         assert_eq!(replica.registry().unwrap().applied(), Sequence::new(1));
+    }
+
+    /// A replica on a store with cell `a` and `n` tenants.
+    async fn behind(n: u64) -> (Arc<Faulty>, Arc<Replica>) {
+        let store = Faulty::new();
+        let cell = cell("a", 1);
+        let put = Write::PutCell { cell: cell.clone(), set_count: true };
+        append(&store.inner, entry(1, vec![Change::CellCreated { cell }]), vec![put]).await;
+        let replica = Arc::new(Replica::new(store.clone(), Arc::new(Memory::new(10_000))));
+        replica.catch_up().await.unwrap();
+        for at in 2..n + 2 {
+            append(&store.inner, entry(at, vec![placed(&format!("k{at}"), "a", None)]), vec![])
+                .await;
+        }
+        (store, replica)
+    }
+
+    fn applied(replica: &Replica) -> u64 {
+        replica.registry().unwrap().applied().get()
+    }
+
+    #[tokio::test]
+    async fn catches_up_page_by_page_and_keeps_what_it_has() {
+        let (store, replica) = behind(250).await;
+        let proof = replica.memory().last_proof();
+        store.next(Call::Entries, [None, Some(Fault::Fail(StoreError::Timeout))]);
+        assert_eq!(replica.catch_up().await, Err(StoreError::Timeout));
+        assert_eq!(applied(&replica), 101);
+        assert_eq!(replica.memory().len(), 100);
+        let held = replica.memory().get("k2").unwrap();
+        assert_eq!(replica.memory().last_proof(), proof, "it may have changed since");
+        assert_eq!(held.as_of, proof);
+        replica.catch_up().await.unwrap();
+        assert_eq!((applied(&replica), replica.memory().len()), (251, 250));
+        assert!(replica.memory().get("k2").unwrap().as_of > proof);
+        assert_eq!(store.count(Call::Cells), 1, "read once");
+    }
+
+    /// What is applied while the head is being read may be ahead of it, and is no reason to forget everything.
+    #[tokio::test]
+    async fn an_own_entry_during_a_poll_is_no_step_back() {
+        let (store, replica) = behind(0).await;
+        let (gate, before, after) = Fault::gate();
+        store.next(Call::Head, [Some(gate)]);
+        let polling = replica.clone();
+        let poll = tokio::spawn(async move { polling.catch_up().await });
+        before.add_permits(1);
+        tokio::task::yield_now().await;
+        let own = entry(2, vec![placed("k", "a", None)]);
+        append(&store.inner, own.clone(), vec![]).await;
+        replica.apply_own(&own, Instant::now());
+        after.add_permits(1);
+        poll.await.unwrap().unwrap();
+        assert!(replica.memory().get("k").is_some());
+        assert_eq!((applied(&replica), store.count(Call::Cells)), (2, 1));
+    }
+
+    /// Many who read the journal at once, each at another pace, apply each entry once.
+    #[tokio::test(start_paused = true)]
+    async fn readers_of_the_journal_do_not_get_in_each_others_way() {
+        let (store, replica) = behind(250).await;
+        let polls: Vec<_> = (1..20)
+            .map(|n| {
+                store.next(Call::Head, [Some(Fault::Slow(Duration::from_millis(n * 7 % 10)))]);
+                store.next(Call::Entries, [Some(Fault::Slow(Duration::from_millis(n % 5)))]);
+                let replica = replica.clone();
+                tokio::spawn(async move { replica.catch_up().await })
+            })
+            .collect();
+        for poll in polls {
+            poll.await.unwrap().unwrap();
+        }
+        let registry = replica.registry().unwrap();
+        let a = CellId::new("a").unwrap();
+        assert_eq!((applied(&replica), registry.cell(&a).unwrap().placements), (251, 250));
+    }
+
+    /// Two who load the registry for the first time: what the faster one has applied since is not taken back by the slower one.
+    #[tokio::test]
+    async fn a_late_first_load_takes_nothing_back() {
+        let (store, _) = behind(0).await;
+        let replica = Arc::new(Replica::new(store.clone(), Arc::new(Memory::new(10))));
+        let (gate, before, after) = Fault::gate();
+        store.next(Call::Cells, [Some(gate)]);
+        let slow = replica.clone();
+        let slow = tokio::spawn(async move { slow.catch_up().await });
+        tokio::task::yield_now().await;
+        append(&store.inner, entry(2, vec![placed("k", "a", None)]), vec![]).await;
+        replica.catch_up().await.unwrap();
+        assert_eq!(applied(&replica), 2);
+        let loaded = replica.registry().unwrap();
+        before.add_permits(1);
+        after.add_permits(1);
+        slow.await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&loaded, &replica.registry().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_journal_with_a_hole_is_not_read_over() {
+        let store = Arc::new(MemoryStore::starting_at(Sequence::new(5)));
+        append(&store, entry(6, vec![placed("k", "a", None)]), vec![]).await;
+        let replica = Replica::new(store, Arc::new(Memory::new(10)));
+        // As if it had followed the journal before its beginning was forgotten.
+        replica.registry.store(Some(Arc::new(Registry::default())));
+        let Err(StoreError::Unreadable { detail }) = replica.catch_up().await else { panic!() };
+        assert_eq!(detail, "journal entry 6 stands where 1 is due");
+        assert!(replica.memory().is_empty());
+        assert_eq!(applied(&replica), 0);
     }
 }

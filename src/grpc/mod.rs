@@ -94,6 +94,13 @@ impl BoundServer {
         settings: ServerSettings,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
+        // First, before anything is waited for: nobody is told that this serves if it cannot.
+        let mut server = Server::builder();
+        if let Some((certificate, key)) = &settings.tls {
+            let identity = Identity::from_pem(certificate, key);
+            let tls = ServerTlsConfig::new().identity(identity);
+            server = server.tls_config(tls).map_err(|error| ServeError::Tls(innermost(&error)))?;
+        }
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::NotServing).await;
         let limit = settings.max_message_bytes;
@@ -103,12 +110,6 @@ impl BoundServer {
         let admins = CellAdminServer::new(admin::AdminService { directory: directory.clone() })
             .max_decoding_message_size(limit);
 
-        let mut server = Server::builder();
-        if let Some((certificate, key)) = &settings.tls {
-            let identity = Identity::from_pem(certificate, key);
-            let tls = ServerTlsConfig::new().identity(identity);
-            server = server.tls_config(tls).map_err(|error| ServeError::Tls(innermost(&error)))?;
-        }
         let drained = CancellationToken::new();
         let serving = server
             .max_concurrent_streams(settings.max_concurrent_streams)

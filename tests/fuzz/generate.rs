@@ -91,8 +91,9 @@ fn walk(
 /// Makes a case.
 pub fn case(method: &Method, random: &mut StdRng) -> Case {
     let count = if method.client_streams { random.random_range(1..=3) } else { 1 };
-    let mut messages: Vec<_> =
-        (0..count).map(|_| valid(method, &method.request, &method.strict, ("", 0), random)).collect();
+    let mut messages: Vec<_> = (0..count)
+        .map(|_| valid(method, &method.request, &method.strict, ("", 0), random))
+        .collect();
     let mut changed = Vec::new();
     for message in &mut messages {
         change(message, &method.strict, random, &mut changed);

@@ -19,7 +19,7 @@ const CONNECTIONS: u64 = 4;
 /// Calls under way on each.
 const STREAMS: usize = 16;
 /// Refused requests that are repeated.
-const REPEATED: usize = 2500;
+const REPEATED: usize = 1000;
 /// Failures that are printed.
 const SHOWN: usize = 5;
 

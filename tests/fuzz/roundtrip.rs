@@ -51,7 +51,11 @@ fn as_created(sent: &v1::Cell, read: &v1::Cell) -> v1::Cell {
     }
 }
 
-async fn cell_goes_round(channel: Channel, sent: v1::Cell, other: v1::Cell) -> Result<(), TestCaseError> {
+async fn cell_goes_round(
+    channel: Channel,
+    sent: v1::Cell,
+    other: v1::Cell,
+) -> Result<(), TestCaseError> {
     let mut admin = CellAdminClient::new(channel);
     let create = v1::CreateCellRequest { cell: Some(sent.clone()), ..Default::default() };
     let created = admin.create_cell(create).await.unwrap().into_inner().cell.unwrap();
@@ -78,11 +82,8 @@ async fn cell_goes_round(channel: Channel, sent: v1::Cell, other: v1::Cell) -> R
     let updated = admin.update_cell(update).await.unwrap().into_inner().cell.unwrap();
     prop_assert_eq!(&updated, &as_created(&changed, &updated));
     prop_assert_ne!(&updated.etag, &read.etag);
-    let delete = v1::DeleteCellRequest {
-        cell_id: sent.cell_id,
-        etag: updated.etag,
-        ..Default::default()
-    };
+    let delete =
+        v1::DeleteCellRequest { cell_id: sent.cell_id, etag: updated.etag, ..Default::default() };
     admin.delete_cell(delete).await.unwrap();
     Ok(())
 }
@@ -136,7 +137,8 @@ fn with_server<S: Strategy>(
         let channel = tonic::transport::Endpoint::from_shared(endpoint).unwrap();
         (server, channel.connect().await.unwrap())
     });
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let config =
+        Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
     let run = TestRunner::new(config)
         .run(&values, |value| runtime.block_on(property(channel.clone(), value)));
     run.unwrap_or_else(|failure| panic!("{failure}"));
@@ -146,7 +148,8 @@ fn with_server<S: Strategy>(
 #[test]
 fn cells_go_round() {
     // `cell-` is there already.
-    let cells = (cell(), cell()).prop_filter("taken", |(cell, _)| !cell.cell_id.starts_with("cell-"));
+    let cells =
+        (cell(), cell()).prop_filter("taken", |(cell, _)| !cell.cell_id.starts_with("cell-"));
     with_server(200, cells, async |channel, (sent, other)| {
         cell_goes_round(channel, sent, other).await
     });

@@ -50,7 +50,8 @@ impl Listing {
         let mut directory = CellDirectoryClient::new(channel.clone());
         match self {
             Listing::All | Listing::OfCell => {
-                let request = v1::ListPlacementsRequest { cell_id: filter, page_size: 1, page_token: token };
+                let request =
+                    v1::ListPlacementsRequest { cell_id: filter, page_size: 1, page_token: token };
                 Ok(directory.list_placements(request).await?.into_inner().next_page_token)
             }
             Listing::History | Listing::OtherHistory => {
@@ -90,7 +91,8 @@ async fn connect(server: &Server) -> Channel {
 /// Asserts that a token was refused as such.
 fn assert_refused(listing: Listing, token: &str, answer: &Result<String, Status>) {
     let Err(status) = answer else { panic!("{listing:?} took {token:?}") };
-    well_formed(status).unwrap_or_else(|problem| panic!("{listing:?} {token:?}: {problem}: {status}"));
+    well_formed(status)
+        .unwrap_or_else(|problem| panic!("{listing:?} {token:?}: {problem}: {status}"));
     let info = status.get_details_error_info().unwrap();
     assert_eq!(info.reason, "INVALID_PAGE_TOKEN", "{listing:?} {token:?}");
     let bad = status.get_details_bad_request().unwrap();
@@ -185,7 +187,10 @@ async fn forged_tokens_are_refused_or_harmless() {
         let json: serde_json::Value =
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(&token).unwrap()).unwrap();
         let forged = forge(listing, json["cursor"].as_str().unwrap());
-        assert!(listing.page(&channel, forged).await.is_ok(), "{listing:?}: the format has changed");
+        assert!(
+            listing.page(&channel, forged).await.is_ok(),
+            "{listing:?}: the format has changed"
+        );
     }
     let before = server.state().await;
     let seed = seed();
@@ -210,7 +215,11 @@ async fn forged_tokens_are_refused_or_harmless() {
             Ok(_) => taken += 1,
             Err(status) => {
                 refused += 1;
-                assert_eq!(status.code(), Code::InvalidArgument, "{listing:?} {cursor:?}: {status}");
+                assert_eq!(
+                    status.code(),
+                    Code::InvalidArgument,
+                    "{listing:?} {cursor:?}: {status}"
+                );
                 assert_refused(listing, &token, &Err(status));
             }
         }

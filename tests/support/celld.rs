@@ -79,6 +79,7 @@ impl Celld {
                 }
                 Err(_) => {
                     let _ = child.kill();
+                    let _ = child.wait();
                     panic!("celld did not listen; it printed: {greeting}");
                 }
             }

@@ -8,7 +8,10 @@ use cell_directory::proto::v1;
 use cell_directory::proto::v1::cell_directory_client::CellDirectoryClient;
 use tempfile::NamedTempFile;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::celld::{Celld, command};
 use crate::otlp::{OtlpReceiver, Span, Spans};
@@ -150,24 +153,23 @@ impl Cuttable {
         let target = engine.endpoint().strip_prefix("http://").unwrap().parse().unwrap();
         let relay = crate::relay::Relay::to(target).await;
         let traced = Traced::serve(&relay.endpoint(), collector, more);
-        create_cell(&traced, "cell-a").await;
+        ready(&traced).await;
+        traced.celld.create_cells(&["cell-a"]).await;
         Self { traced, relay, engine }
     }
 }
 
-/// Registers a cell as soon as the replica is ready for it.
-async fn create_cell(traced: &Traced, id: &str) {
-    let mut admin = traced.celld.admin().await;
+/// Waits until the replica knows the cells. By its health, for any other call would fail before and be recorded.
+async fn ready(traced: &Traced) {
+    let mut health = HealthClient::new(traced.celld.channel().await);
     let deadline = Instant::now() + SOON;
     loop {
-        let cell = Some(crate::celld::cell(id));
-        let request = v1::CreateCellRequest { cell, ..Default::default() };
-        match admin.create_cell(request).await {
-            Ok(_) => return,
-            Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(status) => panic!("{status}"),
+        let all = HealthCheckRequest { service: String::new() };
+        let status = health.check(all).await.unwrap().into_inner().status();
+        if status == ServingStatus::Serving {
+            return;
         }
+        assert!(Instant::now() < deadline, "still {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

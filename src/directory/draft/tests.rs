@@ -23,13 +23,37 @@ const POLICY: Constrained<Rendezvous> = Constrained(Rendezvous);
 /// What is asked in a property test: of the tenants 0-19 and the cells 0-3.
 #[derive(Debug, Clone)]
 enum Ask {
-    Assign { tenant: u8, request: Option<u8> },
-    Pin { tenant: u8, cell: u8, request: Option<u8> },
-    Import { tenant: u8, cell: u8, expired: bool },
-    Vacate { tenant: u8, epoch: Option<u64>, expired: bool },
-    Create { cell: u8, capacity: Option<u64> },
-    Update { cell: u8, state: u8, capacity: Option<Option<u64>> },
-    Remove { cell: u8 },
+    Assign {
+        tenant: u8,
+        request: Option<u8>,
+    },
+    Pin {
+        tenant: u8,
+        cell: u8,
+        request: Option<u8>,
+    },
+    Import {
+        tenant: u8,
+        cell: u8,
+        expired: bool,
+    },
+    Vacate {
+        tenant: u8,
+        epoch: Option<u64>,
+        expired: bool,
+    },
+    Create {
+        cell: u8,
+        capacity: Option<u64>,
+    },
+    Update {
+        cell: u8,
+        state: u8,
+        capacity: Option<Option<u64>>,
+    },
+    Remove {
+        cell: u8,
+    },
     /// The entry is finished here.
     Commit,
     /// The entry comes to nothing.
@@ -452,10 +476,8 @@ fn each_refusal_has_its_reason() {
     let etag = Some("r1".to_owned());
     let (deleted, expired) = (PlacementEvent::Deleted, PlacementEvent::Expired);
     let elsewhere = Refused::PlacementExists { existing: Box::new(there.clone()) };
-    let not_eligible = |id: &str, why: &str| Refused::CellNotEligible {
-        cell: cell_id(id),
-        why: why.into(),
-    };
+    let not_eligible =
+        |id: &str, why: &str| Refused::CellNotEligible { cell: cell_id(id), why: why.into() };
     let not_empty = Refused::CellNotEmpty { cell: cell_id("settled") };
     let unknown = Refused::CellNotFound { cell: cell_id("nowhere") };
     let changed = |present: &str| Refused::EtagMismatch { present: present.into() };

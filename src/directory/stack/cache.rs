@@ -169,9 +169,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::super::RouteOptions;
-    use super::super::testing::{
-        Inner, every_error, found, from_table, gist, look_up, request,
-    };
+    use super::super::testing::{Inner, every_error, found, from_table, gist, look_up, request};
     use super::*;
     use crate::directory::fixtures::stage::Time;
     use crate::directory::fixtures::{key, now, placed, placement};
@@ -298,7 +296,8 @@ mod tests {
                         _ => memory.apply(&[told(2)], None),
                     }
                     if case == "taken away" {
-                        memory.apply(&[Change::Vacated { placement: placement("k", "a", 2) }], None);
+                        memory
+                            .apply(&[Change::Vacated { placement: placement("k", "a", 2) }], None);
                     }
                     found("k", 1)
                 }

@@ -135,7 +135,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_who_ask_the_same_share_one_flight() {
-        for answer in [found("k", 1), Err(Refused::PlacementNotFound.into()), Err(Error::OutcomeUnknown)] {
+        for answer in
+            [found("k", 1), Err(Refused::PlacementNotFound.into()), Err(Error::OutcomeUnknown)]
+        {
             let inner = Inner::answering(answer.clone(), FLIGHT);
             let service = coalesce(&inner);
             let asking: Vec<_> = (0..100).map(|_| service.clone().call(look_up("k"))).collect();
@@ -196,7 +198,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_those_who_ask_the_same_share() {
         let plain = RouteOptions::default;
-        let in_region = Constraints { regions: vec![Region::new("eu-west-1").unwrap()], ..Constraints::default() };
+        let in_region = Constraints {
+            regions: vec![Region::new("eu-west-1").unwrap()],
+            ..Constraints::default()
+        };
         let now = std::time::Instant::now();
         let later = RouteRequest { round: 7, ..look_up("k") };
         for (other, shares) in [

@@ -228,7 +228,8 @@ mod tests {
             let mut service = fallback(failing(error.clone()), Some("default"));
             assert_eq!(service.call(request("k", welcome())).await.unwrap_err(), error);
         }
-        let mut service = fallback(Inner::answering(found("k", 2), Duration::ZERO), Some("default"));
+        let mut service =
+            fallback(Inner::answering(found("k", 2), Duration::ZERO), Some("default"));
         assert_eq!(gist(&service.call(request("k", welcome())).await), gist(&found("k", 2)));
     }
 
@@ -257,7 +258,10 @@ mod tests {
             // The deadline is on a clock that tests cannot stop; a timer rounds up to a millisecond.
             let slack = Duration::from_millis(2);
             assert!(took <= latest + slack, "{took:?} of {left:?}");
-            assert!(took + left / 5 + slack >= latest, "{took:?} of {left:?}: patience was too short");
+            assert!(
+                took + left / 5 + slack >= latest,
+                "{took:?} of {left:?}: patience was too short"
+            );
             let routed = answer.unwrap();
             assert_eq!(routed.source, Source::Fallback(FallbackReason::Timeout));
             let names: Vec<_> = routed.steps.iter().map(|step| step.name).collect();

@@ -117,7 +117,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn retries_keep_to_their_budget() {
         for (successes, ratio, floor, allowed) in [
-            (0, 0.2, 1, 10),    // the floor, for the ten seconds that the budget looks back
+            (0, 0.2, 1, 10), // the floor, for the ten seconds that the budget looks back
             (0, 0.2, 10, 100),
             (1000, 0.2, 1, 210), // and a fifth of what went well
             (1000, 0.0, 1, 10),

@@ -31,7 +31,9 @@ pub fn after(key: Option<Item>) -> Result<Option<Cursor>, StoreError> {
         let part = match value {
             AttributeValue::S(text) => Part::S(text),
             AttributeValue::N(digits) => Part::N(digits),
-            _ => return Err(rejected("the key of a page's last item is of an unknown kind".into())),
+            _ => {
+                return Err(rejected("the key of a page's last item is of an unknown kind".into()));
+            }
         };
         parts.insert(name, part);
     }
