@@ -147,7 +147,8 @@ impl Served {
         let server = BoundServer::bind(config.listen).await?;
         let client = connect(config, endpoint).await;
         let names = table_names(config)?;
-        let verified = tokio::time::timeout(TABLES_VERIFYING, tables::verify(&client, &names)).await;
+        let verified =
+            tokio::time::timeout(TABLES_VERIFYING, tables::verify(&client, &names)).await;
         match verified.unwrap_or(Err(StoreError::Timeout)) {
             // What is out of order for now may come back: nothing is known yet, and answers say so.
             Err(error) if error.transient() => {

@@ -429,12 +429,12 @@ async fn shutdown_answers_all_who_wait_and_takes_no_more() {
     audit(&store.inner).await;
 }
 
-/// Callers who never stop asking do not put off the end.
+/// Callers who never stop asking, and more of them than an entry holds, do not put off the end.
 #[tokio::test(start_paused = true)]
 async fn shutdown_does_not_wait_for_a_pause_in_the_load() {
     let stage = Stage::new().await;
     stage.store.always(Call::Commit, Fault::Slow(Duration::from_millis(1)));
-    let asking: Vec<_> = (0..8)
+    let asking: Vec<_> = (0..300)
         .map(|who| {
             let changes = stage.changes.clone();
             tokio::spawn(async move {
@@ -452,7 +452,7 @@ async fn shutdown_does_not_wait_for_a_pause_in_the_load() {
     stage.end().await;
     for who in join_all(asking).await {
         let (done, error) = who.unwrap();
-        assert!(done > 5);
+        assert!(done > 3);
         assert_eq!(error, Error::NotReady);
     }
 }

@@ -175,6 +175,24 @@ mod tests {
         }
     }
 
+    /// A failure that passes is no reason to start over, or a long sweep would never end; a cursor that is not taken is.
+    #[tokio::test(start_paused = true)]
+    async fn the_sweep_goes_on_where_it_stood_while_it_can() {
+        for (error, goes_on) in [(StoreError::Throttled, true), (StoreError::ForeignCursor, false)]
+        {
+            let stage = settled().await;
+            stage.store.next(Call::Expired, [None, Some(Fault::Fail(error.clone())), None]);
+            let sweeper = sweep(&stage);
+            tokio::time::sleep(INTERVAL * 5 / 2).await;
+            let sweeps = stage.store.sweeps.lock().clone();
+            let [first, second, third] = sweeps.as_slice() else { panic!("{sweeps:?}") };
+            assert!(first.is_none() && second.is_some());
+            assert_eq!(third, if goes_on { second } else { first }, "{error:?}");
+            stage.end().await;
+            sweeper.await.unwrap();
+        }
+    }
+
     /// Found as expired, and placed anew before it could be retired: the new placement stays.
     #[tokio::test(start_paused = true)]
     async fn who_came_back_in_between_stays() {

@@ -59,9 +59,6 @@ async fn a_write_that_is_refused_for_now_succeeds_later() {
 /// What does not pass is said by its name, and `UNAVAILABLE` keeps its promise that nothing was changed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_is_always_refused_changes_nothing() {
-    let (world, replica) = World::with_cells("refused", &SHORT_COMMITS).await;
-    replica.pin("resident", "cell-a").await.unwrap();
-    let before = world.tables.ledger().await;
     let faults = [
         (Fault::THROUGHPUT, "STORE_THROTTLED", true),
         (Fault::CONFLICT, "STORE_THROTTLED", true),
@@ -69,18 +66,28 @@ async fn a_write_that_is_always_refused_changes_nothing() {
         (Fault::Error(400, "ResourceNotFoundException"), "STORE_REJECTED", false),
         (Fault::Cancelled("ItemCollectionSizeLimitExceeded"), "STORE_REJECTED", false),
     ];
-    for (fault, reason, try_again) in faults {
-        world.proxy.lay(Rule::on(WRITE, fault));
-        let unavailable = |answer: Result<(), Status>| {
-            refused(answer, Code::Unavailable, reason, try_again);
-        };
-        unavailable(replica.resolve_surely("tenant").await.map(drop));
-        unavailable(replica.pin("tenant", "cell-a").await.map(drop));
-        unavailable(replica.delete("resident").await.map(drop));
-        unavailable(replica.create_cell("cell-c").await.map(drop));
-        world.proxy.clear();
-        assert_eq!(world.tables.ledger().await, before);
-    }
+    let refusals =
+        faults.map(|(fault, reason, try_again)| always_refused(fault, reason, try_again));
+    join_all(refusals).await;
+}
+
+async fn always_refused(fault: Fault, reason: &str, try_again: bool) {
+    // Time for the last attempt to end: one that is cut off would rightly leave the outcome open.
+    let flags = ["--lookup-budget=20s", "--commit-timeout=2s", "--commit-budget=2s"];
+    let flags = [&flags[..], &["--read-timeout=2s", "--retry-attempts=2"]].concat();
+    let (world, replica) = World::with_cells("refused", &flags).await;
+    replica.pin("resident", "cell-a").await.unwrap();
+    let before = world.tables.ledger().await;
+    let unavailable = |answer: Result<(), Status>| {
+        refused(answer, Code::Unavailable, reason, try_again);
+    };
+    world.proxy.lay(Rule::on(WRITE, fault));
+    unavailable(replica.resolve_surely("tenant").await.map(drop));
+    unavailable(replica.pin("tenant", "cell-a").await.map(drop));
+    unavailable(replica.delete("resident").await.map(drop));
+    unavailable(replica.create_cell("cell-c").await.map(drop));
+    world.proxy.clear();
+    assert_eq!(world.tables.ledger().await, before);
     // None of it stuck.
     replica.resolve_surely("tenant").await.unwrap().is_assigned();
 }

@@ -302,6 +302,6 @@ async fn a_commit_for_many_callers_is_linked_to_each() {
     let commits = spans.named("cell.commit");
     assert!(commits.len() < CALLERS, "nothing was committed together: {spans}");
     let other = |commit: &&Span| commit.links.iter().any(|link| link.trace_id != commit.trace_id);
-    assert!(commits.iter().any(|commit| other(commit)), "{spans}");
+    assert!(commits.iter().any(other), "{spans}");
     traced.end();
 }

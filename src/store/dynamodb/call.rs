@@ -131,9 +131,9 @@ where
         StoreError::Timeout => "timeout",
         StoreError::Unreachable => "unreachable",
         StoreError::Failed => "failed",
-        StoreError::Rejected { .. }
-        | StoreError::Unreadable { .. }
-        | StoreError::ForeignCursor => "rejected",
+        StoreError::Rejected { .. } | StoreError::Unreadable { .. } | StoreError::ForeignCursor => {
+            "rejected"
+        }
     });
     span.record(otel::ERROR_TYPE, kind);
     span.record("otel.status_code", "ERROR");
