@@ -112,7 +112,7 @@ async fn a_batch_is_answered_in_its_order() {
     let answers = rig.directory.route_all(names.iter().map(|name| ask(name, false)), told).await;
     for (name, answer) in names.iter().zip(&answers) {
         let number: usize = name[1..].parse().unwrap();
-        match number < 100 && number % 2 == 0 {
+        match number < 100 && number.is_multiple_of(2) {
             true => assert_eq!(answer, name),
             false => assert_eq!(answer, "the tenant has no cell"),
         }

@@ -104,7 +104,7 @@ mod tests {
     async fn settled() -> Stage {
         let stage = Stage::new().await;
         let soon = now().plus(Duration::from_secs(60));
-        let expiry = |n: usize| (n % 2 == 0).then_some(soon);
+        let expiry = |n: usize| n.is_multiple_of(2).then_some(soon);
         let names: Vec<_> = (0..450).map(|n| (format!("k{n:03}"), expiry(n))).collect();
         let settling = names.iter().map(|(name, expires)| settle(&stage, name, *expires));
         futures::future::join_all(settling).await;
