@@ -159,7 +159,7 @@ impl Served {
         let store_settings =
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
         let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
-        let store = Store { placements: store.clone(), journal: store };
+        let store = Store::of(store);
         let tasks = Tasks::new();
         let directory = directory(store, config, telemetry, &tasks)?;
         Ok(Self { directory, server, tasks })

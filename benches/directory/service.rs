@@ -57,6 +57,5 @@ pub fn store<S>(store: S) -> Store
 where
     S: cell_directory::store::Placements + cell_directory::store::Journal,
 {
-    let store = Arc::new(store);
-    Store { placements: store.clone(), journal: store }
+    Store::of(Arc::new(store))
 }

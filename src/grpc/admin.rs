@@ -53,7 +53,7 @@ impl CellAdmin for AdminService {
         let query = Query { method: "ListCells", filter: "" };
         let after = match query.cursor(&request.page_token)? {
             None => None,
-            Some(Cursor(id)) => Some(CellId::new(id).map_err(|_| page::not_a_token())?),
+            Some(Cursor(id)) => Some(CellId::new(id).map_err(|_| Fault::not_a_page_token())?),
         };
         let registry = self.directory.registry().await.map_err(Fault::from)?;
         let mut cells: Vec<_> = registry.cells_after(after.as_ref()).take(limit + 1).collect();

@@ -69,17 +69,9 @@ impl Query<'_> {
             .filter(|token| token.digest == self.digest(&token.cursor));
         match decoded {
             Some(token) => Ok(Some(Cursor(token.cursor))),
-            None => Err(not_a_token()),
+            None => Err(Fault::not_a_page_token()),
         }
     }
-}
-
-pub fn not_a_token() -> Fault {
-    Fault::field(
-        Reason::InvalidPageToken,
-        "page_token",
-        "is not a token of this query; send next_page_token as it was answered, or nothing to start over",
-    )
 }
 
 #[cfg(test)]

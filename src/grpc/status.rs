@@ -132,6 +132,15 @@ impl Fault {
         Self::field(*known.unwrap_or(&Reason::MalformedMessage), field, &invalid.problem)
     }
 
+    /// A page token that is damaged, or of another listing.
+    pub fn not_a_page_token() -> Self {
+        Self::field(
+            Reason::InvalidPageToken,
+            "page_token",
+            "is not a token of this query; send next_page_token as it was answered, or nothing to start over",
+        )
+    }
+
     fn retry(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
@@ -229,7 +238,7 @@ impl From<StoreError> for Fault {
                 )
             }
             // A well made token whose insides are of another listing, or of another engine.
-            StoreError::ForeignCursor => super::page::not_a_token(),
+            StoreError::ForeignCursor => Fault::not_a_page_token(),
         }
     }
 }
