@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
 use crate::directory::{
-    self, Clock, CommitterSettings, Directory, Ingredients, Mutation, NewCell, Pauses, Refused,
-    Settings, StackSettings,
+    self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses,
+    Refused, Settings, StackSettings,
 };
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
 use crate::embedded::{Embedded, EmbeddedError};
@@ -325,6 +325,7 @@ fn settings(config: &Config) -> Result<Settings, AppError> {
     Ok(Settings {
         stack: StackSettings {
             default_cell: default_cell.map_err(AppError::DefaultCell)?,
+            load_patience: config.lookup_budget / 4,
             lookup_budget: config.lookup_budget,
             attempts: config.retry_attempts,
             pauses: Pauses {
@@ -338,7 +339,12 @@ fn settings(config: &Config) -> Result<Settings, AppError> {
             commit_budget: config.commit_budget,
             request_retention: config.request_id_retention,
         },
-        memory_placements: usize::try_from(config.memory_placements).unwrap_or(usize::MAX),
+        memory: match config.memory_mode {
+            config::MemoryMode::Whole => MemoryMode::Whole,
+            config::MemoryMode::Bounded => {
+                MemoryMode::Bounded(usize::try_from(config.memory_placements).unwrap_or(usize::MAX))
+            }
+        },
         journal_poll_interval: config.journal_poll_interval,
         sweep_interval: config.sweep_interval,
         batch_concurrency: usize::try_from(config.batch_concurrency).unwrap_or(1),

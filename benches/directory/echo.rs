@@ -84,6 +84,22 @@ impl CellDirectory for Echo {
         unimplemented()
     }
 
+    type WatchStream = futures::stream::Empty<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        _: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
+    async fn sync(
+        &self,
+        _: Request<v1::SyncRequest>,
+    ) -> Result<Response<v1::SyncResponse>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
     async fn import_placements(
         &self,
         _: Request<Streaming<v1::ImportPlacementsRequest>>,

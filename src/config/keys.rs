@@ -148,7 +148,11 @@ pub struct Config {
     #[arg(long, default_value = "10", value_parser = number(bound::RETRY_BUDGET_FLOOR))]
     pub retry_budget_floor: u32,
 
-    /// Placements kept in memory, 1000 to 100000000
+    /// How much of the routing table is kept in memory
+    #[arg(long, value_enum, default_value = "whole")]
+    pub memory_mode: MemoryMode,
+
+    /// Placements kept in memory with memory_mode bounded, 1000 to 100000000
     #[arg(long, default_value = "1000000", value_parser = number(bound::MEMORY_PLACEMENTS))]
     pub memory_placements: u64,
 
@@ -240,6 +244,15 @@ pub enum AssignmentPolicy {
     Rendezvous,
     /// The cell with the most free capacity
     LeastLoaded,
+}
+
+/// How much of the routing table is kept in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MemoryMode {
+    /// All of it: some 64 bytes a placement, and its key. New tenants are assigned without a read
+    Whole,
+    /// The placements that are asked for most
+    Bounded,
 }
 
 /// Form of log lines.
@@ -491,6 +504,7 @@ mod tests {
             ("default_cell", "cell-a"),
             ("log_filter", "info,cell_directory=debug"),
             ("assignment_policy", "least-loaded"),
+            ("memory_mode", "bounded"),
             ("log_format", "json"),
             ("insecure", "false"),
         ];
@@ -520,6 +534,7 @@ mod tests {
             ("dev_dynamodb_listen", "0.0.0.0:50052"),
             ("log_filter", "info,x=loud"),
             ("assignment_policy", "random"),
+            ("memory_mode", "half"),
             ("insecure", "yes"),
             ("data_dir", ""),
         ];

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use keys::{AssignmentPolicy, Config, HttpUrl, LogFormat, Secret, bound};
+pub use keys::{AssignmentPolicy, Config, HttpUrl, LogFormat, MemoryMode, Secret, bound};
 use layers::{Kind, Layer};
 
 /// What the process was asked to do.

@@ -4,6 +4,14 @@
 //! of a change, and the rate of changes grows with the load instead of the rate of transactions. (The idea is that of a database's
 //! log: D. DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984.)
 //!
+//! *Waiting for companions.* Callers who were answered together ask again together, a little later than the first of them: an entry that
+//! left at once would carry few, and the others would wait for it. So after an entry of many the next one waits for about as many, for
+//! a fraction of what a commit takes; a lone command never waits. (PostgreSQL's `commit_delay` and `commit_siblings` do the same
+//! with a fixed time.)
+//!
+//! *Leaving others their turn.* Whoever loses the race for the head must read what won and try again, and meanwhile the winner, who need not
+//! read, has committed once more: it could win for ever. So a replica that knows of others pauses after each entry of its own.
+//!
 //! *Lost replies.* A commit whose reply was lost is repeated as it is. Both attempts are conditional on the journal's head, so at most
 //! one of them is done; if the head has moved, the entry that took the place says by its nonce whether it is ours.
 //!
@@ -14,7 +22,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opentelemetry::trace::SpanContext;
 use tokio::sync::{mpsc, oneshot};
@@ -35,11 +43,29 @@ use crate::telemetry::propagation;
 /// Most commands that wait for the task to take them up.
 const QUEUE: usize = 4096;
 
+/// From how many commands an entry is taken for one of a crowd, whose members come back together.
+const CROWD: usize = 4;
+
+/// The share of a crowd that is waited for, and of the last commit's duration for which it is.
+const CROWD_SHARE: f64 = 0.9;
+const PATIENCE_SHARE: u32 = 4;
+
+/// How often the others are let run while a crowd is waited for.
+const MAX_YIELDS: usize = 1024;
+
+/// Longest wait for a crowd.
+const MAX_PATIENCE: Duration = Duration::from_millis(5);
+
 /// Most commands taken up at once: more than an entry holds, so that deferred ones do not keep others waiting.
 const BACKLOG: usize = 256;
 
 /// How often a command is drafted again because somebody else's change came first.
-const MAX_REDRAFTS: u32 = 32;
+const MAX_REDRAFTS: u32 = 128;
+
+/// How long another replica that was seen to commit is taken to go on with it, and the share of a commit's duration that it is left each
+/// time.
+const RIVALS_STAY: Duration = Duration::from_secs(10);
+const COURTESY_SHARE: u32 = 2;
 
 /// How many commands in a row the store has to turn down alone until it is taken to turn down all that wait.
 const MAX_LONE_FAILURES: u32 = 3;
@@ -107,6 +133,14 @@ struct Task {
     limit: usize,
     /// Commands in a row that the store turned down though they stood alone.
     lone_failures: u32,
+    /// Commands of the last entry, with those that waited when it was committed.
+    crowd: usize,
+    /// What the last commit took.
+    commit_took: Duration,
+    /// The last entry of its own.
+    last_own: Sequence,
+    /// Until when other replicas are taken to commit, too.
+    rivals_until: Option<tokio::time::Instant>,
 }
 
 /// A command in a draft and what it comes to if the draft is committed.
@@ -142,7 +176,15 @@ impl Committer {
 
     /// Commits commands until `stop`, then those that wait already.
     pub async fn run(self, queue: CommandQueue, stop: CancellationToken) {
-        let mut task = Task { parts: self, limit: MAX_WRITES, lone_failures: 0 };
+        let mut task = Task {
+            parts: self,
+            limit: MAX_WRITES,
+            lone_failures: 0,
+            crowd: 0,
+            commit_took: Duration::ZERO,
+            last_own: Sequence::START,
+            rivals_until: None,
+        };
         let mut queue = queue.0;
         let mut backlog = VecDeque::new();
         loop {
@@ -160,17 +202,46 @@ impl Committer {
                     () = stop.cancelled(), if !queue.is_closed() => continue,
                 }
             }
-            while backlog.len() < BACKLOG
-                && let Ok(waiting) = queue.try_recv()
-            {
-                backlog.push_back(waiting);
-            }
+            task.gather(&mut queue, &mut backlog).await;
             task.round(&mut backlog).await;
         }
     }
 }
 
+fn take_up(queue: &mut mpsc::Receiver<Waiting>, backlog: &mut VecDeque<Waiting>) {
+    while backlog.len() < BACKLOG
+        && let Ok(waiting) = queue.try_recv()
+    {
+        backlog.push_back(waiting);
+    }
+}
+
 impl Task {
+    /// Takes up what waits, and waits for companions where the last entry had many.
+    async fn gather(
+        &mut self,
+        queue: &mut mpsc::Receiver<Waiting>,
+        backlog: &mut VecDeque<Waiting>,
+    ) {
+        take_up(queue, backlog);
+        if self.crowd >= CROWD {
+            // Those who were answered, and those who waited meanwhile.
+            let crowd = (self.crowd + backlog.len()).min(self.limit);
+            let enough = (crowd as f64 * CROWD_SHARE) as usize;
+            let patience = (self.commit_took / PATIENCE_SHARE).min(MAX_PATIENCE);
+            let until = tokio::time::Instant::now() + patience;
+            for _ in 0..MAX_YIELDS {
+                if backlog.len() >= enough || tokio::time::Instant::now() >= until {
+                    break;
+                }
+                // Not a timer: those wake up by the millisecond, and the whole wait is often shorter.
+                tokio::task::yield_now().await;
+                take_up(queue, backlog);
+            }
+        }
+        self.crowd = 0;
+    }
+
     /// Drafts an entry from the backlog, commits it, and answers. What did not fit, or must be drafted again, stays.
     async fn round(&mut self, backlog: &mut VecDeque<Waiting>) {
         let parts = &self.parts;
@@ -178,6 +249,9 @@ impl Task {
             Ok(registry) => registry,
             Err(error) => return refuse_all(backlog.drain(..), &error),
         };
+        if registry.applied() > self.last_own && self.last_own > Sequence::START {
+            self.rivals_until = Some(tokio::time::Instant::now() + RIVALS_STAY);
+        }
         let mut draft = Draft::new(
             &*parts.policy,
             &registry,
@@ -213,15 +287,24 @@ impl Task {
         *backlog = rest;
         if !draft.is_empty() {
             let (commit, owners) = draft.finish(Nonce::new(rand::random()));
-            let began = Instant::now();
+            let began = self.parts.replica.clock().instant();
             let callers = included.iter().filter_map(|(waiting, _)| waiting.caller.as_ref());
             let span = commit_span::begin(commit.entry.sequence, included.len(), callers);
+            let sent = tokio::time::Instant::now();
             let ended = self.commit(&commit).instrument(span.clone()).await;
+            self.crowd = included.len();
+            self.commit_took = sent.elapsed();
             commit_span::end(span, ended.as_str(), matches!(ended, Ended::Failed(_)));
             if matches!(ended, Ended::Committed) {
                 self.parts.replica.apply_own(&commit.entry, began);
+                self.last_own = commit.entry.sequence;
             }
+            let committed = matches!(ended, Ended::Committed);
             self.conclude(ended, included, &owners, backlog).await;
+            let now = tokio::time::Instant::now();
+            if committed && self.rivals_until.is_some_and(|until| now < until) {
+                tokio::time::sleep(self.commit_took / COURTESY_SHARE).await;
+            }
         }
         let refusing = refused.into_iter().map(|(waiting, refusal)| self.refuse(waiting, refusal));
         futures::future::join_all(refusing).await;
@@ -271,7 +354,10 @@ impl Task {
             }
             Ended::HeadMoved => {
                 put_back(included, backlog);
-                let read = self.parts.replica.catch_up().await;
+                self.rivals_until = Some(tokio::time::Instant::now() + RIVALS_STAY);
+                // Whoever keeps coming too late by as much each time would never get its turn.
+                tokio::time::sleep(self.commit_took.mul_f64(rand::random())).await;
+                let read = self.parts.replica.pull().await;
                 make_current(read, backlog);
             }
             Ended::Refused(refusals) => {
@@ -451,6 +537,8 @@ fn mapping_after(outcome: &Outcome) -> Option<(PartitionKey, Mapping)> {
             Some((placement.key.clone(), Mapping::Vacated(placement.epoch)))
         }
         // What was there before was only assumed to be there still.
-        Outcome::Placed { .. } | Outcome::Cell(_) | Outcome::CellDeleted => None,
+        Outcome::Placed { .. } | Outcome::Cell(_) | Outcome::CellDeleted | Outcome::Cluster(_) => {
+            None
+        }
     }
 }

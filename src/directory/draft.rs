@@ -17,9 +17,9 @@ use super::error::Refused;
 use super::policy::{AssignmentPolicy, Candidate};
 use super::registry::{Registry, total_deltas};
 use crate::domain::{
-    Capacity, Cell, CellId, CellState, Change, Constraints, Endpoint, Epoch, JournalEntry, Labels,
-    Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId, RequestRecord,
-    StoredOutcome, Timestamp, Weight,
+    Capacity, Cell, CellId, CellState, Change, Cluster, Constraints, Endpoint, Epoch, JournalEntry,
+    Labels, LeaseDuration, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region,
+    RequestId, RequestRecord, StoredOutcome, Timestamp, Weight,
 };
 use crate::store::{self, Commit, MAX_ENTRY_BYTES, MAX_WRITES, Write};
 use decide::Decision;
@@ -86,6 +86,10 @@ pub enum Action {
         cell: CellId,
         etag: Option<String>,
     },
+    UpdateCluster {
+        lease: LeaseDuration,
+        etag: Option<String>,
+    },
 }
 
 /// Which cell a tenant gets.
@@ -132,6 +136,7 @@ pub enum Outcome {
     Vacated(Placement),
     Cell(Cell),
     CellDeleted,
+    Cluster(Cluster),
 }
 
 /// What drafting a command came to.
@@ -173,6 +178,7 @@ enum Item {
     Mapping(PartitionKey),
     Cell(CellId),
     Request(RequestId),
+    Cluster,
 }
 
 /// What one command adds to a draft.
@@ -320,9 +326,10 @@ impl Action {
     pub fn key(&self) -> Option<&PartitionKey> {
         match self {
             Action::Place { key, .. } | Action::Vacate { key, .. } => Some(key),
-            Action::CreateCell { .. } | Action::UpdateCell { .. } | Action::DeleteCell { .. } => {
-                None
-            }
+            Action::CreateCell { .. }
+            | Action::UpdateCell { .. }
+            | Action::DeleteCell { .. }
+            | Action::UpdateCluster { .. } => None,
         }
     }
 
@@ -333,6 +340,7 @@ impl Action {
             Action::UpdateCell { cell, .. } | Action::DeleteCell { cell, .. } => {
                 Item::Cell(cell.clone())
             }
+            Action::UpdateCluster { .. } => Item::Cluster,
         }
     }
 
@@ -340,7 +348,10 @@ impl Action {
     pub fn assume(&mut self, mapping: Mapping) {
         match self {
             Action::Place { assumed, .. } | Action::Vacate { assumed, .. } => *assumed = mapping,
-            Action::CreateCell { .. } | Action::UpdateCell { .. } | Action::DeleteCell { .. } => {}
+            Action::CreateCell { .. }
+            | Action::UpdateCell { .. }
+            | Action::DeleteCell { .. }
+            | Action::UpdateCluster { .. } => {}
         }
     }
 }
@@ -353,6 +364,7 @@ impl Outcome {
             Outcome::Vacated(placement) => StoredOutcome::Vacated(placement.clone()),
             Outcome::Cell(cell) => StoredOutcome::Cell(cell.clone()),
             Outcome::CellDeleted => StoredOutcome::CellDeleted,
+            Outcome::Cluster(cluster) => StoredOutcome::Cluster(cluster.clone()),
         }
     }
 
@@ -367,6 +379,7 @@ impl Outcome {
             StoredOutcome::Vacated(placement) => Outcome::Vacated(placement),
             StoredOutcome::Cell(cell) => Outcome::Cell(cell),
             StoredOutcome::CellDeleted => Outcome::CellDeleted,
+            StoredOutcome::Cluster(cluster) => Outcome::Cluster(cluster),
         }
     }
 }

@@ -49,7 +49,7 @@ pub enum Refused {
     CellNotEmpty { cell: CellId },
     #[error("the cell {cell} cannot go from {} to {}", .from.as_str(), .to.as_str())]
     StateChangeNotAllowed { cell: CellId, from: CellState, to: CellState },
-    #[error("the cell has changed: its etag is {present}")]
+    #[error("it has changed: its etag is {present}")]
     EtagMismatch { present: String },
     #[error("the request id was used for another request")]
     RequestIdReused,

@@ -20,11 +20,11 @@ mod draft;
 mod error;
 #[cfg(test)]
 mod facade_tests;
+mod feed;
 #[cfg(test)]
 mod fixtures;
+mod loader;
 mod memory;
-#[cfg(test)]
-mod memory_tests;
 mod pauses;
 pub mod policy;
 #[cfg(test)]
@@ -34,10 +34,11 @@ mod registry;
 mod replica;
 mod stack;
 mod sweeper;
+mod watcher;
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -48,16 +49,19 @@ pub use clock::Clock;
 pub use committer::CommitterSettings;
 pub use draft::{CellPatch, NewCell, Outcome, Request};
 pub use error::{Error, Refused};
-pub use memory::Memory;
+pub use feed::{Later, Position};
+pub use memory::{CellName, Memory, Mode as MemoryMode, Residence};
 pub use pauses::Pauses;
 pub use registry::Registry;
 pub use stack::{
     DecisionTrace, FallbackReason, Home, RouteOptions, RouteRequest, Routed, Source, StackSettings,
     Step,
 };
+pub use watcher::{HEARTBEAT, Piece, WatchEnd, WatchOptions, Watcher};
 
 use crate::domain::{
-    CellId, Epoch, HistoryRecord, Mapping, PartitionKey, Placement, PlacementEvent, Timestamp,
+    CellId, Epoch, HistoryRecord, LeaseDuration, Mapping, PartitionKey, Placement, PlacementEvent,
+    Timestamp,
 };
 use crate::store::{Cursor, Page, Store};
 use crate::tasks::Tasks;
@@ -73,8 +77,7 @@ use stack::RouteService;
 pub struct Settings {
     pub stack: StackSettings,
     pub committer: CommitterSettings,
-    /// How many placements are held in memory.
-    pub memory_placements: usize,
+    pub memory: MemoryMode,
     pub journal_poll_interval: Duration,
     pub sweep_interval: Duration,
     /// Decisions of one batch that wait for the table at the same time.
@@ -106,6 +109,16 @@ struct Shared {
     settings: Settings,
 }
 
+/// How far a replica has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    pub position: Position,
+    /// How old all that the replica holds can be.
+    pub age: Duration,
+    /// What is left of its lease.
+    pub lease: Duration,
+}
+
 /// A tenant to place where an operator says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placing {
@@ -119,8 +132,16 @@ impl Directory {
     /// Makes a directory and starts its tasks, which end when `tasks` are stopped. Nothing is read yet: see [`Directory::ready`].
     pub fn start(ingredients: Ingredients, tasks: &Tasks) -> Self {
         let Ingredients { store, policy, clock, metrics, settings } = ingredients;
-        let memory = Arc::new(Memory::new(settings.memory_placements));
-        let replica = Arc::new(Replica::new(Arc::clone(&store.journal), memory));
+        let memory = Arc::new(Memory::new(settings.memory, clock.clone()));
+        let replica = Arc::new(Replica::new(Arc::clone(&store.journal), memory, clock.clone()));
+        if settings.memory == MemoryMode::Whole {
+            let loader = loader::Loader {
+                replica: Arc::clone(&replica),
+                placements: Arc::clone(&store.placements),
+                pauses: settings.stack.pauses,
+            };
+            tasks.spawn("loader", |stop| loader.run(stop));
+        }
         let (changes, queue) = Committer::queue();
         let committer = Committer {
             replica: Arc::clone(&replica),
@@ -164,8 +185,40 @@ impl Directory {
         }
     }
 
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
     pub fn now(&self) -> Timestamp {
         self.shared.clock.now()
+    }
+
+    /// How far this replica has come, and how current all that it holds is.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] until the registry of cells has been read.
+    pub fn standing(&self) -> Result<Standing, Error> {
+        let replica = &self.shared.replica;
+        // The proof comes first. It speaks of all entries that there were when it was made, so with a position from before it, somebody
+        // who is there would take for proven what he has not seen.
+        let as_of = replica.memory().last_proof();
+        let position = replica.registry().map(|_| replica.feed().position())?;
+        let age = self.shared.clock.instant().saturating_duration_since(as_of);
+        Ok(Standing { position, age, lease: replica.lease(as_of) })
+    }
+
+    /// Begins a watch of placements and cells.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] until the registry of cells has been read.
+    pub fn watch(&self, options: WatchOptions) -> Result<Watcher, Error> {
+        let Shared { replica, store, .. } = &*self.shared;
+        Watcher::new(Arc::clone(replica), store.clone(), options)
+    }
+
+    /// How long an answer that was current at `as_of` may be used for direct writes, from now on.
+    pub fn lease(&self, as_of: Instant) -> Duration {
+        self.shared.replica.lease(as_of)
     }
 
     /// Routes a tenant.
@@ -182,7 +235,7 @@ impl Directory {
     pub async fn route_all<T>(
         &self,
         requests: impl Iterator<Item = RouteRequest>,
-        make: impl Fn(Result<Routed, Error>) -> T,
+        mut make: impl FnMut(Result<Routed, Error>) -> T,
     ) -> Vec<T> {
         let mut stack = self.stack.clone();
         let mut results: Vec<Option<T>> = Vec::with_capacity(requests.size_hint().0);
@@ -344,6 +397,18 @@ impl Directory {
             return Err(Refused::CellNotEmpty { cell }.into());
         }
         self.change(Action::DeleteCell { cell, etag }, how).await
+    }
+
+    pub async fn update_cluster(
+        &self,
+        lease: LeaseDuration,
+        etag: Option<String>,
+        how: Mutation,
+    ) -> Result<Outcome, Error> {
+        if let Some(repeat) = self.repeat(&how).await? {
+            return Ok(repeat);
+        }
+        self.change(Action::UpdateCluster { lease, etag }, how).await
     }
 
     /// What a repeated request was answered the first time.

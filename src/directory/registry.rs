@@ -7,20 +7,33 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::{Cell, CellId, Change, JournalEntry, Sequence};
+use crate::domain::{Cell, CellId, Change, Cluster, JournalEntry, JournalId, Sequence};
+use crate::store::Head;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registry {
+    journal: JournalId,
     applied: Sequence,
     cells: BTreeMap<CellId, Arc<Cell>>,
+    cluster: Cluster,
 }
 
 impl Registry {
-    /// Builds a registry from a head and cells that were read *after* it. A cell may be ahead of the head; entries up to where it
-    /// stands leave it alone when they are applied.
-    pub fn load(head: Sequence, cells: Vec<Cell>) -> Self {
+    /// Builds a registry from a head, and cells and settings that were read *after* it. They may be ahead of the head; entries up to
+    /// where one stands leave it alone when they are applied.
+    pub fn load(head: Head, cells: Vec<Cell>, cluster: Cluster) -> Self {
         let by_id = cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell)));
-        Self { applied: head, cells: by_id.collect() }
+        Self { journal: head.journal, applied: head.sequence, cells: by_id.collect(), cluster }
+    }
+
+    /// The journal that this registry follows.
+    pub fn journal(&self) -> JournalId {
+        self.journal
+    }
+
+    /// The settings that all replicas share.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// The last entry that this registry takes in.
@@ -103,6 +116,11 @@ impl Registry {
             Change::CellDeleted { cell } => {
                 self.cells.remove(cell);
             }
+            Change::ClusterUpdated { cluster } => {
+                if self.cluster.revision < cluster.revision {
+                    self.cluster = cluster.clone();
+                }
+            }
             Change::Placed { .. } | Change::Vacated { .. } => {}
         }
     }
@@ -162,7 +180,11 @@ mod tests {
                         states[at].cell(&CellId::new(id).unwrap()).map(|c| Cell::clone(c))
                     };
                     let cells = [read("a", a_at), read("b", b_at)].into_iter().flatten();
-                    let mut torn = Registry::load(Sequence::new(head as u64), cells.collect());
+                    let at = Head {
+                        sequence: Sequence::new(head as u64),
+                        journal: JournalId::default(),
+                    };
+                    let mut torn = Registry::load(at, cells.collect(), Cluster::default());
                     for entry in &entries[head..] {
                         assert!(torn.apply(entry));
                     }

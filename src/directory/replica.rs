@@ -4,19 +4,26 @@
 //! whoever asks for the state as it stands in the table. All hold `turn` while they apply, and an entry that was applied already
 //! is left alone, so it does not matter who comes first. Nobody holds it while the store is asked: a slow poll, or many callers who
 //! want to know the state, must not keep a commit from being answered.
+//!
+//! Two things can go wrong with a journal that is followed. Entries that this replica has not applied may have been trimmed: then the
+//! cells are read anew, and placements are kept but not trusted ([`Memory::distrust`]). Or the journal is another one, because the tables
+//! were restored: then everything is forgotten.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::clock::Clock;
 use super::error::Error;
+use super::feed::{Feed, Position};
 use super::memory::Memory;
 use super::registry::Registry;
-use crate::domain::{JournalEntry, Sequence};
-use crate::store::{Journal, StoreError};
+use crate::domain::{JournalEntry, JournalId, Sequence};
+use crate::store::{Head, Journal, StoreError};
 
 /// Most entries read at once.
 const ENTRIES_PAGE: usize = 100;
@@ -24,18 +31,44 @@ const ENTRIES_PAGE: usize = 100;
 pub struct Replica {
     journal: Arc<dyn Journal>,
     memory: Arc<Memory>,
+    clock: Clock,
     registry: ArcSwapOption<Registry>,
+    feed: Feed,
+    /// Told when the whole table has to be read.
+    load_wanted: Notify,
     /// Held while entries are applied, never across an `await`.
     turn: Mutex<()>,
 }
 
 impl Replica {
-    pub fn new(journal: Arc<dyn Journal>, memory: Arc<Memory>) -> Self {
-        Self { journal, memory, registry: ArcSwapOption::empty(), turn: Mutex::new(()) }
+    pub fn new(journal: Arc<dyn Journal>, memory: Arc<Memory>, clock: Clock) -> Self {
+        Self {
+            journal,
+            memory,
+            clock,
+            registry: ArcSwapOption::empty(),
+            feed: Feed::default(),
+            load_wanted: Notify::new(),
+            turn: Mutex::new(()),
+        }
     }
 
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+
+    /// What has been applied lately, for those who watch.
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Waits until the whole table has to be read.
+    pub async fn load_wanted(&self) {
+        self.load_wanted.notified().await;
     }
 
     /// The registry as of the last applied entry.
@@ -51,22 +84,49 @@ impl Replica {
         self.registry.load().as_deref().map(look)
     }
 
+    /// How long an answer that was current at `as_of` may be used for direct writes, from now on: what is left of the cluster's lease.
+    pub fn lease(&self, as_of: Instant) -> Duration {
+        let lease = self.peek(|registry| registry.cluster().lease.get()).unwrap_or_default();
+        lease.saturating_sub(self.clock.instant().saturating_duration_since(as_of))
+    }
+
+    /// Begins with what an earlier process saved: the registry as of its last entry. Memory holds the placements already.
+    pub fn begin_with(&self, registry: Registry) {
+        let _turn = self.turn.lock();
+        self.adopt(registry);
+    }
+
     /// Applies all entries up to the journal's head, loading the registry first where that has not been done. Proves all that is
     /// held in memory to be current as of the start of this call.
     ///
     /// # Errors
     /// Those of the store; what was applied until then stays applied, and nothing that is held is forgotten.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
-        let began = Instant::now();
+        let began = self.clock.instant();
         // Before the head is read: what is applied meanwhile may well be ahead of it.
         let known = self.registry.load_full();
-        let head = self.journal.head().await?;
+        let mut head = self.journal.head().await?;
+        if let Some(known) = &known
+            && known.journal() == head.journal
+            && known.applied() > head.sequence
+        {
+            head = self.renamed(head).await?;
+        }
         let mut applied = match known {
-            Some(known) if known.applied() <= head => known.applied(),
-            known => self.load(known, head).await?,
+            Some(known) if known.journal() != head.journal => {
+                self.load(Some(known), head, Why::AnotherJournal).await?
+            }
+            Some(known) => known.applied(),
+            None => self.load(None, head, Why::Beginning).await?,
         };
-        while applied < head {
+        while applied < head.sequence {
             let entries = self.journal.entries(applied, ENTRIES_PAGE).await?;
+            let next = entries.first().map(|entry| entry.sequence);
+            if next != Some(applied.next()) && self.journal.trimmed().await? > applied {
+                let known = self.registry.load_full();
+                applied = self.load(known, head, Why::FellBehind).await?;
+                continue;
+            }
             let before = applied;
             applied = self.apply_read(&entries)?;
             if applied <= before {
@@ -79,6 +139,22 @@ impl Replica {
         Ok(())
     }
 
+    /// Applies the entries that somebody else has just written: one read where [`Replica::catch_up`] takes two. Proves nothing.
+    ///
+    /// # Errors
+    /// As of [`Replica::catch_up`].
+    pub async fn pull(&self) -> Result<(), StoreError> {
+        if let Some(known) = self.registry.load_full() {
+            let entries = self.journal.entries(known.applied(), ENTRIES_PAGE).await?;
+            let next = entries.first().map(|entry| entry.sequence);
+            // A full page may not be the last, and none at all is strange.
+            if next == Some(known.applied().next()) && entries.len() < ENTRIES_PAGE {
+                return self.apply_read(&entries).map(|_| ());
+            }
+        }
+        self.catch_up().await
+    }
+
     /// Applies an entry that this replica has just committed. `began`: when the commit began.
     pub fn apply_own(&self, entry: &JournalEntry, began: Instant) {
         let _turn = self.turn.lock();
@@ -88,7 +164,8 @@ impl Replica {
         let mut next = Registry::clone(&registry);
         if next.apply(entry) {
             self.memory.apply(&entry.changes, Some(began));
-            self.registry.store(Some(Arc::new(next)));
+            self.feed.push(entry.clone());
+            self.publish(next);
         }
     }
 
@@ -101,6 +178,7 @@ impl Replica {
             if next.apply(entry) {
                 // When it was written is not known, only that it was after the last proof.
                 self.memory.apply(&entry.changes, None);
+                self.feed.push(entry.clone());
             } else if entry.sequence > next.applied() {
                 let (found, due) = (entry.sequence, next.applied().next());
                 gap = Some(format!("journal entry {found} stands where {due} is due"));
@@ -108,38 +186,85 @@ impl Replica {
             }
         }
         let applied = next.applied();
-        self.registry.store(Some(Arc::new(next)));
+        self.publish(next);
         match gap {
             None => Ok(applied),
             Some(detail) => Err(StoreError::Unreadable { detail }),
         }
     }
 
-    /// Reads the cells anew: for the first time, or because the journal is behind what was applied and so not the one that this replica
-    /// followed, but one from a backup. Answers what is applied then.
+    /// The journal is behind what was applied under the same id, so it comes from a backup. It gets an id of its own: positions in the
+    /// one that was lost must not be taken for positions in this one.
+    async fn renamed(&self, head: Head) -> Result<Head, StoreError> {
+        let id = JournalId::new(rand::random());
+        let renamed = self.journal.rename(head, id).await?;
+        tracing::error!(head = %head.sequence, %id, renamed, "the journal went back, as after a restore");
+        match self.journal.head().await? {
+            // Somebody is writing to it already: the next poll finds out.
+            again if again.journal == head.journal => Err(StoreError::Throttled),
+            again => Ok(again),
+        }
+    }
+
+    /// Reads the cells and the settings anew. Answers what is applied then.
     async fn load(
         &self,
         known: Option<Arc<Registry>>,
-        head: Sequence,
+        head: Head,
+        why: Why,
     ) -> Result<Sequence, StoreError> {
-        let loaded = Registry::load(head, self.journal.cells().await?);
+        let (cells, cluster) =
+            futures::future::try_join(self.journal.cells(), self.journal.cluster()).await?;
+        let loaded = Registry::load(head, cells, cluster);
         let _turn = self.turn.lock();
         let present = self.registry.load_full();
         if present.as_ref().map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
             // Somebody else was first; what they applied is not taken back.
-            return Ok(present.map_or(head, |present| present.applied()));
+            return Ok(present.map_or(head.sequence, |present| present.applied()));
         }
-        if let Some(known) = known {
-            tracing::error!(
-                applied = %known.applied(), %head,
-                "the journal went back, as after a restore: forgetting what is held and reading it anew"
-            );
-            self.memory.clear();
+        let cells = loaded.cells().count();
+        let head = head.sequence;
+        match why {
+            Why::Beginning => {
+                tracing::info!(%head, cells, "read the registry of cells");
+                // What was read from the table so far may have changed by an entry that is never applied: those up to the head are not.
+                self.memory.distrust();
+            }
+            Why::AnotherJournal => {
+                tracing::error!(%head, "the journal is another one, as after a restore: forgetting what is held");
+                self.memory.clear();
+            }
+            Why::FellBehind => {
+                tracing::warn!(%head, "fell behind the journal's trimmed entries: reading placements anew");
+                self.memory.distrust();
+            }
         }
-        tracing::info!(%head, cells = loaded.cells().count(), "read the registry of cells");
-        self.registry.store(Some(Arc::new(loaded)));
+        self.adopt(loaded);
         Ok(head)
     }
+
+    /// Takes a registry over that is not the fold of what was applied before. Called under `turn`.
+    fn adopt(&self, registry: Registry) {
+        self.feed.clear();
+        self.publish(registry);
+        self.load_wanted.notify_one();
+    }
+
+    /// Called under `turn`, after memory has taken in what the registry has.
+    fn publish(&self, registry: Registry) {
+        let position = Position { journal: registry.journal(), sequence: registry.applied() };
+        self.memory.applied_up_to(position.sequence);
+        self.registry.store(Some(Arc::new(registry)));
+        self.feed.moved(position);
+    }
+}
+
+/// Why the registry is read.
+#[derive(Clone, Copy)]
+enum Why {
+    Beginning,
+    AnotherJournal,
+    FellBehind,
 }
 
 /// Polls the journal at a constant rate, whatever the load, until `stop`.
@@ -149,6 +274,7 @@ pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: Cancellatio
     let mut failing = false;
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
@@ -160,17 +286,27 @@ pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: Cancellatio
             }
             Err(_) => {}
         }
-        failing = replica.memory().last_proof().elapsed() > interval * 4;
+        let proof = replica.memory().last_proof();
+        failing = replica.clock.instant().saturating_duration_since(proof) > interval * 4;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, placed};
+    use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, now, placed};
+    use crate::directory::memory::Mode;
     use crate::domain::{CellId, Change};
     use crate::store::memory::MemoryStore;
     use crate::store::{Commit, CommitOutcome, Write};
+
+    fn clock() -> Clock {
+        Clock::from_fn(now)
+    }
+
+    fn memory() -> Arc<Memory> {
+        Arc::new(Memory::new(Mode::Bounded(10_000), clock()))
+    }
 
     async fn append(store: &MemoryStore, entry: JournalEntry, writes: Vec<Write>) {
         let commit = Commit { entry, writes };
@@ -180,8 +316,8 @@ mod tests {
     #[tokio::test]
     async fn follows_what_others_write() {
         let store = Arc::new(MemoryStore::default());
-        let memory = Arc::new(Memory::new(100));
-        let replica = Replica::new(store.clone(), memory.clone());
+        let memory = memory();
+        let replica = Replica::new(store.clone(), memory.clone(), clock());
         assert_eq!(replica.registry().unwrap_err(), Error::NotReady);
 
         let created = Change::CellCreated { cell: cell("a", 1) };
@@ -206,8 +342,8 @@ mod tests {
     async fn a_journal_that_went_back_is_read_anew() {
         let store = Arc::new(MemoryStore::default());
         append(&store, entry(1, vec![placed("k", "a", None)]), vec![]).await;
-        let memory = Arc::new(Memory::new(100));
-        let replica = Replica::new(store, memory.clone());
+        let memory = memory();
+        let replica = Replica::new(store, memory.clone(), clock());
         replica.catch_up().await.unwrap();
         replica.apply_own(&entry(2, vec![placed("k2", "a", None)]), Instant::now());
         assert!(memory.get("k2").is_some());
@@ -222,7 +358,7 @@ mod tests {
         let cell = cell("a", 1);
         let put = Write::PutCell { cell: cell.clone(), set_count: true };
         append(&store.inner, entry(1, vec![Change::CellCreated { cell }]), vec![put]).await;
-        let replica = Arc::new(Replica::new(store.clone(), Arc::new(Memory::new(10_000))));
+        let replica = Arc::new(Replica::new(store.clone(), memory(), clock()));
         replica.catch_up().await.unwrap();
         for at in 2..n + 2 {
             append(&store.inner, entry(at, vec![placed(&format!("k{at}"), "a", None)]), vec![])
@@ -295,7 +431,7 @@ mod tests {
     #[tokio::test]
     async fn a_late_first_load_takes_nothing_back() {
         let (store, _) = behind(0).await;
-        let replica = Arc::new(Replica::new(store.clone(), Arc::new(Memory::new(10))));
+        let replica = Arc::new(Replica::new(store.clone(), memory(), clock()));
         let (gate, before, after) = Fault::gate();
         store.next(Call::Cells, [Some(gate)]);
         let slow = replica.clone();
@@ -313,13 +449,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_journal_with_a_hole_is_not_read_over() {
-        let store = Arc::new(MemoryStore::starting_at(Sequence::new(5)));
-        append(&store, entry(6, vec![placed("k", "a", None)]), vec![]).await;
-        let replica = Replica::new(store, Arc::new(Memory::new(10)));
-        // As if it had followed the journal before its beginning was forgotten.
-        replica.registry.store(Some(Arc::new(Registry::default())));
+        let store = Faulty::new();
+        append(&store.inner, entry(1, vec![placed("k", "a", None)]), vec![]).await;
+        let replica = Replica::new(store.clone(), memory(), clock());
+        replica.begin_with(Registry::default());
+        // An answer without the first entry, though none was trimmed.
+        append(&store.inner, entry(2, vec![placed("l", "a", None)]), vec![]).await;
+        store.next(Call::Entries, [Some(Fault::Skip(1))]);
         let Err(StoreError::Unreadable { detail }) = replica.catch_up().await else { panic!() };
-        assert_eq!(detail, "journal entry 6 stands where 1 is due");
+        assert_eq!(detail, "journal entry 2 stands where 1 is due");
         assert!(replica.memory().is_empty());
         assert_eq!(applied(&replica), 0);
     }

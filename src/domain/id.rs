@@ -213,6 +213,31 @@ impl std::str::FromStr for Nonce {
     }
 }
 
+/// Tells one journal from another: it changes when the tables are restored from a backup, whose entries may be others than those that
+/// were given the same sequences before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct JournalId(u64);
+
+impl JournalId {
+    pub fn new(random: u64) -> Self {
+        Self(random)
+    }
+}
+
+impl fmt::Display for JournalId {
+    /// 16 lower-case hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl std::str::FromStr for JournalId {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cell::Cell;
+use super::cluster::Cluster;
 use super::id::{CellId, Nonce, PartitionKey, Sequence};
 use super::placement::Placement;
 use super::time::Timestamp;
@@ -44,6 +45,9 @@ pub enum Change {
     CellDeleted {
         cell: CellId,
     },
+    ClusterUpdated {
+        cluster: Cluster,
+    },
 }
 
 impl Change {
@@ -55,7 +59,8 @@ impl Change {
             }
             Change::CellCreated { .. }
             | Change::CellUpdated { .. }
-            | Change::CellDeleted { .. } => None,
+            | Change::CellDeleted { .. }
+            | Change::ClusterUpdated { .. } => None,
         }
     }
 
@@ -64,7 +69,7 @@ impl Change {
         match self {
             Change::CellCreated { cell } | Change::CellUpdated { cell } => Some(&cell.id),
             Change::CellDeleted { cell } => Some(cell),
-            Change::Placed { .. } | Change::Vacated { .. } => None,
+            Change::Placed { .. } | Change::Vacated { .. } | Change::ClusterUpdated { .. } => None,
         }
     }
 

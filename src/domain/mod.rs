@@ -4,13 +4,15 @@
 //! edge. Time and randomness come in as arguments.
 
 mod cell;
+mod cluster;
 mod id;
 mod journal;
 mod placement;
 mod time;
 
 pub use cell::{Capacity, Cell, CellState, Endpoint, Labels, Region, Weight};
-pub use id::{CellId, Epoch, Invalid, Nonce, PartitionKey, RequestId, Sequence};
+pub use cluster::{Cluster, LeaseDuration};
+pub use id::{CellId, Epoch, Invalid, JournalId, Nonce, PartitionKey, RequestId, Sequence};
 pub use journal::{Change, JournalEntry};
 pub use placement::{
     Constraints, HistoryRecord, Mapping, Placement, PlacementEvent, RequestRecord, StoredOutcome,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Labels, Region};
+use super::cluster::Cluster;
 use super::id::{CellId, Epoch, PartitionKey, RequestId};
 use super::time::Timestamp;
 
@@ -187,4 +188,5 @@ pub enum StoredOutcome {
     Vacated(Placement),
     Cell(Cell),
     CellDeleted,
+    Cluster(Cluster),
 }

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use super::page::{self, Query};
 use super::status::Fault;
 use super::{convert, parse};
-use crate::directory::{Directory, Mutation, Outcome, Refused};
+use crate::directory::{Directory, Mutation, Outcome, Refused, Registry};
 use crate::domain::CellId;
 use crate::proto::v1;
 use crate::proto::v1::cell_admin_server::CellAdmin;
@@ -86,6 +86,37 @@ impl CellAdmin for AdminService {
         Ok(Response::new(v1::UpdateCellResponse { cell }))
     }
 
+    async fn get_cluster(
+        &self,
+        _: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::GetClusterResponse>, Status> {
+        let registry = self.directory.registry().await.map_err(Fault::from)?;
+        let cluster = Some(convert::cluster(registry.cluster(), registry.journal()));
+        Ok(Response::new(v1::GetClusterResponse { cluster }))
+    }
+
+    async fn update_cluster(
+        &self,
+        request: Request<v1::UpdateClusterRequest>,
+    ) -> Result<Response<v1::UpdateClusterResponse>, Status> {
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let how = Mutation {
+            request: parse::request(&id, "UpdateCluster", &request)?,
+            validate_only: request.validate_only,
+        };
+        let cluster = request.cluster.ok_or_else(|| parse::missing("cluster"))?;
+        let etag = parse::etag("cluster.etag", cluster.etag)?;
+        let lease = parse::lease_duration(cluster.lease_duration, request.update_mask)?;
+        let outcome = self.directory.update_cluster(lease, etag, how).await;
+        let Outcome::Cluster(cluster) = outcome.map_err(Fault::from)? else {
+            return Ok(Response::new(v1::UpdateClusterResponse { cluster: None }));
+        };
+        let journal = self.directory.peek(Registry::journal).unwrap_or_default();
+        let cluster = Some(convert::cluster(&cluster, journal));
+        Ok(Response::new(v1::UpdateClusterResponse { cluster }))
+    }
+
     async fn delete_cell(
         &self,
         request: Request<v1::DeleteCellRequest>,
@@ -106,6 +137,9 @@ impl CellAdmin for AdminService {
 fn cell_of(outcome: Outcome) -> Option<v1::Cell> {
     match outcome {
         Outcome::Cell(cell) => Some(convert::cell(&cell)),
-        Outcome::Placed { .. } | Outcome::Vacated(_) | Outcome::CellDeleted => None,
+        Outcome::Placed { .. }
+        | Outcome::Vacated(_)
+        | Outcome::CellDeleted
+        | Outcome::Cluster(_) => None,
     }
 }

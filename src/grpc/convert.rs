@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::directory::policy::{Candidate, Standing};
-use crate::directory::{FallbackReason, Home, Registry, Routed, Source, Step};
+use crate::directory::{
+    Clock, FallbackReason, Home, Registry, Residence, Routed, Source, Standing as Stand, Step,
+};
 use crate::domain::{
-    Cell, CellState, HistoryRecord, Placement, PlacementEvent, Timestamp, WriteMode,
+    Cell, CellState, Cluster, HistoryRecord, JournalId, Placement, PlacementEvent, Sequence,
+    Timestamp, WriteMode,
 };
 use crate::proto::v1;
 
@@ -17,15 +20,22 @@ pub fn placement(
 ) -> v1::Placement {
     let cell = registry.and_then(|registry| registry.cell(&placement.cell));
     v1::Placement {
-        partition_key: placement.key.as_str().to_owned(),
         endpoint: cell.map_or_else(String::new, |cell| cell.endpoint.as_str().to_owned()),
         region: cell.map_or_else(String::new, |cell| cell.region.as_str().to_owned()),
-        ..bare_placement(placement, || now)
+        ..unaddressed(placement, now)
+    }
+}
+
+/// A placement without its cell's address.
+pub fn unaddressed(placement: &Placement, now: Timestamp) -> v1::Placement {
+    v1::Placement {
+        partition_key: placement.key.as_str().to_owned(),
+        ..bare_placement(&Residence::from(placement), || now)
     }
 }
 
 /// A placement without what a batch says once for all: key and address. `now` is asked only where the placement expires.
-pub fn bare_placement(placement: &Placement, now: impl FnOnce() -> Timestamp) -> v1::Placement {
+pub fn bare_placement(placement: &Residence, now: impl FnOnce() -> Timestamp) -> v1::Placement {
     let expired = placement.expires.is_some() && placement.expired(now());
     let state = match expired {
         true => v1::PlacementState::Expired,
@@ -48,13 +58,14 @@ pub fn resolved(
     routed: &Routed,
     key: String,
     registry: Option<&Registry>,
-    now: impl FnOnce() -> Timestamp,
+    clock: &Clock,
 ) -> v1::ResolveResponse {
     let cell = registry.and_then(|registry| registry.cell(routed.cell()));
     let bare = match &routed.home {
-        Home::Placed(placement) => bare_placement(placement, now),
+        Home::Placed(placement) => bare_placement(placement, || clock.now()),
         Home::Default(cell) => guess(cell.as_str()),
     };
+    let lease = registry.map_or(Duration::ZERO, |registry| registry.cluster().lease.get());
     v1::ResolveResponse {
         placement: Some(v1::Placement {
             partition_key: key,
@@ -62,34 +73,52 @@ pub fn resolved(
             region: cell.map_or_else(String::new, |cell| cell.region.as_str().to_owned()),
             ..bare
         }),
-        decision: Some(decision(routed, Instant::now())),
+        decision: Some(decision(routed, lease, clock)),
     }
 }
 
-/// What BatchResolve answers for one key.
-/// The age is as of `answered`.
-pub fn batch_result(
-    routed: &Routed,
-    answered: Instant,
-    now: impl FnOnce() -> Timestamp,
-) -> v1::BatchResolveResult {
+/// What BatchResolve answers for one key. What it says once for all is in [`Oldest`].
+pub fn batch_result(routed: &Routed, now: impl FnOnce() -> Timestamp) -> v1::BatchResolveResult {
     let bare = match &routed.home {
         Home::Placed(placement) => bare_placement(placement, now),
         Home::Default(cell) => guess(cell.as_str()),
     };
+    let (source, fallback_reason) = source(routed.source);
     v1::BatchResolveResult {
         outcome: Some(v1::batch_resolve_result::Outcome::Placement(bare)),
-        decision: Some(decision(routed, answered)),
+        decision: Some(v1::Decision {
+            source: source.into(),
+            authoritative: matches!(routed.home, Home::Placed(_)),
+            fallback_reason: fallback_reason.into(),
+            ..v1::Decision::default()
+        }),
     }
 }
 
-/// Adds to the ages of results.
-pub fn grow_older(results: &mut [v1::BatchResolveResult], by: Duration) {
-    let ages = results.iter_mut().filter_map(|result| result.decision.as_mut()?.age.as_mut());
-    for age in ages {
-        let seconds = u64::try_from(age.seconds).unwrap_or(0);
-        let nanos = u32::try_from(age.nanos).unwrap_or(0);
-        *age = duration(Duration::new(seconds, nanos) + by);
+/// The oldest of a batch's authoritative answers.
+#[derive(Default)]
+pub struct Oldest(Option<(Instant, Sequence, bool)>);
+
+impl Oldest {
+    pub fn take(&mut self, routed: &Routed) {
+        if matches!(routed.home, Home::Default(_)) {
+            return;
+        }
+        let Routed { as_of, sequence, leased, .. } = *routed;
+        self.0 = Some(match self.0 {
+            None => (as_of, sequence, leased),
+            Some(oldest) => (as_of.min(oldest.0), sequence.min(oldest.1), leased && oldest.2),
+        });
+    }
+
+    /// Notes what the batch says once for all.
+    pub fn note(self, response: &mut v1::BatchResolveResponse, lease: Duration, clock: &Clock) {
+        if let Some((as_of, sequence, leased)) = self.0 {
+            let age = clock.instant().saturating_duration_since(as_of);
+            response.age = Some(duration(age));
+            response.lease = leased.then(|| duration(lease.saturating_sub(age)));
+            response.sequence = sequence.get();
+        }
     }
 }
 
@@ -97,20 +126,34 @@ fn guess(cell: &str) -> v1::Placement {
     v1::Placement { cell_id: cell.to_owned(), ..v1::Placement::default() }
 }
 
-fn decision(routed: &Routed, answered: Instant) -> v1::Decision {
-    let (source, reason) = match routed.source {
+/// `lease`: how long an answer is good for direct writes after it was current.
+fn decision(routed: &Routed, lease: Duration, clock: &Clock) -> v1::Decision {
+    let (source, reason) = source(routed.source);
+    let bare = v1::Decision {
+        source: source.into(),
+        fallback_reason: reason.into(),
+        steps: routed.steps.iter().map(step).collect(),
+        ..v1::Decision::default()
+    };
+    if matches!(routed.home, Home::Default(_)) {
+        return bare;
+    }
+    let age = clock.instant().saturating_duration_since(routed.as_of);
+    v1::Decision {
+        authoritative: true,
+        age: Some(duration(age)),
+        lease: routed.leased.then(|| duration(lease.saturating_sub(age))),
+        sequence: routed.sequence.get(),
+        ..bare
+    }
+}
+
+fn source(source: Source) -> (v1::DecisionSource, v1::FallbackReason) {
+    match source {
         Source::Memory => (v1::DecisionSource::Memory, v1::FallbackReason::Unspecified),
         Source::Table => (v1::DecisionSource::Table, v1::FallbackReason::Unspecified),
         Source::Assigned => (v1::DecisionSource::Assigned, v1::FallbackReason::Unspecified),
         Source::Fallback(reason) => (v1::DecisionSource::Fallback, fallback_reason(reason)),
-    };
-    let guessed = matches!(routed.home, Home::Default(_));
-    v1::Decision {
-        source: source.into(),
-        authoritative: !guessed,
-        age: (!guessed).then(|| duration(answered.saturating_duration_since(routed.as_of))),
-        fallback_reason: reason.into(),
-        steps: routed.steps.iter().map(step).collect(),
     }
 }
 
@@ -147,6 +190,25 @@ fn reason(candidate: &Candidate, chosen: bool) -> String {
         Standing::Ranked { why, .. } => why.clone(),
         Standing::NotDrawn => "not among the two cells drawn".to_owned(),
         Standing::Ineligible { why } => why.clone(),
+    }
+}
+
+/// What Sync answers.
+pub fn synced(standing: &Stand) -> v1::SyncResponse {
+    v1::SyncResponse {
+        sequence: standing.position.sequence.get(),
+        age: Some(duration(standing.age)),
+        lease: Some(duration(standing.lease)),
+        journal_id: standing.position.journal.to_string(),
+    }
+}
+
+pub fn cluster(cluster: &Cluster, journal: JournalId) -> v1::Cluster {
+    v1::Cluster {
+        lease_duration: Some(duration(cluster.lease.get())),
+        etag: cluster.etag(),
+        update_time: cluster.updated.map(timestamp),
+        journal_id: journal.to_string(),
     }
 }
 

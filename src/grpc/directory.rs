@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::deadline::Deadline;
 use super::page::{self, Query};
 use super::status::{Fault, refine};
+use super::watch::{self, WatchStream};
 use super::{convert, parse};
 use crate::directory::{
     self, DecisionTrace, Directory, Mutation, Outcome, Refused, RouteOptions, RouteRequest, Routed,
@@ -29,6 +31,8 @@ const IMPORT_CONCURRENCY: usize = 256;
 
 pub struct DirectoryService {
     pub directory: Directory,
+    /// Cancelled when streams are to end.
+    pub draining: CancellationToken,
 }
 
 /// What the layers say of a call.
@@ -187,6 +191,26 @@ impl CellDirectory for DirectoryService {
         Ok(Response::new(v1::GetPlacementHistoryResponse { entries, next_page_token }))
     }
 
+    type WatchStream = WatchStream;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<WatchStream>, Status> {
+        let Caller { deadline, .. } = Caller::of(&request);
+        let draining = self.draining.clone();
+        let stream = watch::begin(&self.directory, request.into_inner(), deadline, draining)?;
+        Ok(Response::new(stream))
+    }
+
+    async fn sync(
+        &self,
+        _: Request<v1::SyncRequest>,
+    ) -> Result<Response<v1::SyncResponse>, Status> {
+        let standing = self.directory.standing().map_err(Fault::from)?;
+        Ok(Response::new(convert::synced(&standing)))
+    }
+
     async fn import_placements(
         &self,
         request: Request<Streaming<v1::ImportPlacementsRequest>>,
@@ -212,18 +236,19 @@ impl DirectoryService {
         match outcome {
             Outcome::Placed { placement, .. } => Some(self.placement(&placement)),
             Outcome::Vacated(placement) => Some(self.placement(&placement)),
-            Outcome::Cell(_) | Outcome::CellDeleted => None,
+            Outcome::Cell(_) | Outcome::CellDeleted | Outcome::Cluster(_) => None,
         }
     }
 
     fn resolved(&self, routed: &Routed, key: String) -> v1::ResolveResponse {
-        let now = || self.directory.now();
+        let clock = self.directory.clock();
         // Not two closures with the key moved into both: the registry is there but for the first moments.
         let mut key = Some(key);
         let mut take = || key.take().unwrap_or_default();
-        let known =
-            self.directory.peek(|registry| convert::resolved(routed, take(), Some(registry), now));
-        known.unwrap_or_else(|| convert::resolved(routed, take(), None, now))
+        let known = self
+            .directory
+            .peek(|registry| convert::resolved(routed, take(), Some(registry), clock));
+        known.unwrap_or_else(|| convert::resolved(routed, take(), None, clock))
     }
 
     async fn batch(
@@ -243,20 +268,25 @@ impl DirectoryService {
                 }
             }
         }
-        let began = Instant::now();
+        let mut oldest = convert::Oldest::default();
         let make = |answer: Result<Routed, directory::Error>| match answer {
-            Ok(routed) => convert::batch_result(&routed, began, || self.directory.now()),
+            Ok(routed) => {
+                oldest.take(&routed);
+                convert::batch_result(&routed, || self.directory.now())
+            }
             Err(error) => failed(error.into()),
         };
         let mut results = self.directory.route_all(requests.into_iter(), make).await;
-        // The ages so far are as of the start; those that were in memory have waited for the others since.
-        convert::grow_older(&mut results, began.elapsed());
         // In ascending order, so that each finds its place among those before it.
         for (at, fault) in faults {
             results.insert(at, fault);
         }
         let cells = self.addresses(&results);
-        v1::BatchResolveResponse { results, cells }
+        let lease = self.directory.peek(|registry| registry.cluster().lease.get());
+        let mut response =
+            v1::BatchResolveResponse { results, cells, ..v1::BatchResolveResponse::default() };
+        oldest.note(&mut response, lease.unwrap_or_default(), self.directory.clock());
+        response
     }
 
     /// The address of every registered cell that the results name.

@@ -8,6 +8,7 @@ mod page;
 mod parse;
 mod rpc;
 mod status;
+mod watch;
 
 pub use status::{DOMAIN, Reason};
 
@@ -104,13 +105,13 @@ impl BoundServer {
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::NotServing).await;
         let limit = settings.max_message_bytes;
-        let directories =
-            CellDirectoryServer::new(directory::DirectoryService { directory: directory.clone() })
-                .max_decoding_message_size(limit);
+        let drained = CancellationToken::new();
+        let service =
+            directory::DirectoryService { directory: directory.clone(), draining: drained.clone() };
+        let directories = CellDirectoryServer::new(service).max_decoding_message_size(limit);
         let admins = CellAdminServer::new(admin::AdminService { directory: directory.clone() })
             .max_decoding_message_size(limit);
 
-        let drained = CancellationToken::new();
         let serving = server
             .max_concurrent_streams(settings.max_concurrent_streams)
             .http2_max_header_list_size(MAX_HEADER_BYTES)
@@ -211,6 +212,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 8 + 5);
+        assert_eq!(methods.len(), 2 + 10 + 7);
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::status::{Fault, Reason};
 use crate::directory::{CellPatch, NewCell, Placing, Request, RouteOptions};
 use crate::domain::{
-    CellId, CellState, Constraints, Endpoint, Epoch, Invalid, Labels, PartitionKey, Region,
-    RequestId, Timestamp, Weight,
+    CellId, CellState, Constraints, Endpoint, Epoch, Invalid, Labels, LeaseDuration, PartitionKey,
+    Region, RequestId, Timestamp, Weight,
 };
 use crate::proto::v1;
 
@@ -203,6 +203,23 @@ pub fn cell_patch(
         }
     }
     Ok(patch)
+}
+
+/// The new lease, where the mask names just that.
+pub fn lease_duration(
+    lease: Option<prost_types::Duration>,
+    mask: Option<prost_types::FieldMask>,
+) -> Result<LeaseDuration, Fault> {
+    let paths = mask.map(|mask| mask.paths).unwrap_or_default();
+    if paths.is_empty() || paths.iter().any(|path| path != "lease_duration") {
+        let problem = "must name lease_duration, which is all that can be changed";
+        return Err(Fault::field(Reason::InvalidUpdateMask, "update_mask", problem));
+    }
+    let field = "cluster.lease_duration";
+    let lease = lease.ok_or_else(|| missing(field))?;
+    // Out of range as a duration: out of range as a lease, too.
+    let lease = std::time::Duration::try_from(lease).unwrap_or(std::time::Duration::MAX);
+    checked(field, LeaseDuration::new(lease))
 }
 
 fn cell_state(value: i32) -> Result<Option<CellState>, Fault> {

@@ -58,6 +58,8 @@ reasons! {
     InvalidPageSize = "INVALID_PAGE_SIZE": InvalidArgument,
     InvalidPageToken = "INVALID_PAGE_TOKEN": InvalidArgument,
     InvalidBatchSize = "INVALID_BATCH_SIZE": InvalidArgument,
+    InvalidLeaseDuration = "INVALID_LEASE_DURATION": InvalidArgument,
+    InvalidResumeToken = "INVALID_RESUME_TOKEN": InvalidArgument,
     UnknownEnumValue = "UNKNOWN_ENUM_VALUE": InvalidArgument,
     MissingField = "MISSING_FIELD": InvalidArgument,
     MalformedMessage = "MALFORMED_MESSAGE": InvalidArgument,
@@ -70,10 +72,12 @@ reasons! {
     EpochMismatch = "EPOCH_MISMATCH": Aborted,
     EtagMismatch = "ETAG_MISMATCH": Aborted,
     Contended = "CONTENDED": Aborted,
+    WatchTooSlow = "WATCH_TOO_SLOW": Aborted,
     EpochNotReached = "EPOCH_NOT_REACHED": FailedPrecondition,
     NoEligibleCell = "NO_ELIGIBLE_CELL": FailedPrecondition,
     CellNotEligible = "CELL_NOT_ELIGIBLE": FailedPrecondition,
     CellNotEmpty = "CELL_NOT_EMPTY": FailedPrecondition,
+    ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,
     StateChangeNotAllowed = "STATE_CHANGE_NOT_ALLOWED": FailedPrecondition,
     MessageTooLarge = "MESSAGE_TOO_LARGE": ResourceExhausted,
     TooManyChanges = "TOO_MANY_CHANGES": ResourceExhausted,
@@ -85,6 +89,7 @@ reasons! {
     StoreUnavailable = "STORE_UNAVAILABLE": Unavailable,
     StoreRejected = "STORE_REJECTED": Unavailable,
     NotReady = "NOT_READY": Unavailable,
+    ShuttingDown = "SHUTTING_DOWN": Unavailable,
     RecordUnreadable = "RECORD_UNREADABLE": DataLoss,
     MethodNotFound = "METHOD_NOT_FOUND": Unimplemented,
     EncodingNotSupported = "ENCODING_NOT_SUPPORTED": Unimplemented,
@@ -146,7 +151,7 @@ impl Fault {
         self
     }
 
-    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.metadata.push((name, value.to_string()));
         self
     }

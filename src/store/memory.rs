@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::{
-    Commit, CommitOutcome, Cursor, Expected, Found, Journal, Page, Placements, Refusal, StoreError,
-    Write,
+    Commit, CommitOutcome, Cursor, Expected, Found, Head, Journal, Page, Placements, Refusal,
+    StoreError, Write,
 };
 use crate::domain::{
-    Cell, CellId, Epoch, HistoryRecord, JournalEntry, Mapping, PartitionKey, Placement, RequestId,
-    RequestRecord, Sequence, Timestamp,
+    Cell, CellId, Cluster, Epoch, HistoryRecord, JournalEntry, JournalId, Mapping, PartitionKey,
+    Placement, RequestId, RequestRecord, Sequence, Timestamp,
 };
 
 /// Placements and journal in memory.
@@ -27,6 +27,9 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     head: Sequence,
+    trimmed: Sequence,
+    journal: JournalId,
+    cluster: Cluster,
     entries: BTreeMap<Sequence, JournalEntry>,
     /// Never [`Mapping::Absent`].
     mappings: BTreeMap<PartitionKey, Mapping>,
@@ -46,7 +49,9 @@ impl MemoryStore {
     /// An empty store whose journal's head is at `head`, as if older entries had been forgotten.
     pub fn starting_at(head: Sequence) -> Self {
         let store = Self::default();
-        store.state.lock().head = head;
+        let mut state = store.state.lock();
+        (state.head, state.trimmed) = (head, head);
+        drop(state);
         store
     }
 
@@ -98,6 +103,14 @@ impl Placements for MemoryStore {
         self.state.lock().page(limit, limit, after, wanted)
     }
 
+    async fn scan(
+        &self,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<Placement>, StoreError> {
+        self.state.lock().page(limit, limit, after, |_| true)
+    }
+
     async fn history(
         &self,
         key: &PartitionKey,
@@ -130,8 +143,9 @@ impl Placements for MemoryStore {
 
 #[async_trait]
 impl Journal for MemoryStore {
-    async fn head(&self) -> Result<Sequence, StoreError> {
-        Ok(self.state.lock().head)
+    async fn head(&self) -> Result<Head, StoreError> {
+        let state = self.state.lock();
+        Ok(Head { sequence: state.head, journal: state.journal })
     }
 
     async fn entries(
@@ -142,6 +156,35 @@ impl Journal for MemoryStore {
         let state = self.state.lock();
         let entries = state.entries.range((Bound::Excluded(after), Bound::Unbounded));
         Ok(entries.take(limit).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn trimmed(&self) -> Result<Sequence, StoreError> {
+        Ok(self.state.lock().trimmed)
+    }
+
+    async fn trim(&self, last: Sequence) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        if last >= state.head {
+            return Err(StoreError::Rejected { detail: "the head cannot be trimmed".into() });
+        }
+        state.trimmed = state.trimmed.max(last);
+        let first = state.trimmed.next();
+        let kept = state.entries.split_off(&first);
+        state.entries = kept;
+        Ok(())
+    }
+
+    async fn rename(&self, head: Head, id: JournalId) -> Result<bool, StoreError> {
+        let mut state = self.state.lock();
+        let as_given = (state.head, state.journal) == (head.sequence, head.journal);
+        if as_given {
+            state.journal = id;
+        }
+        Ok(as_given)
+    }
+
+    async fn cluster(&self) -> Result<Cluster, StoreError> {
+        Ok(self.state.lock().cluster.clone())
     }
 
     async fn cells(&self) -> Result<Vec<Cell>, StoreError> {
@@ -240,7 +283,8 @@ impl State {
             Write::AddHistory(_)
             | Write::PutCell { .. }
             | Write::RemoveCell(_)
-            | Write::AddToCount { .. } => None,
+            | Write::AddToCount { .. }
+            | Write::PutCluster(_) => None,
         }
     }
 
@@ -289,6 +333,7 @@ impl State {
             Write::PutRequest(record) => {
                 self.requests.insert(record.id.clone(), record);
             }
+            Write::PutCluster(cluster) => self.cluster = cluster,
         }
     }
 }

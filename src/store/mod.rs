@@ -13,8 +13,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Cell, CellId, Change, Epoch, HistoryRecord, JournalEntry, Mapping, PartitionKey, Placement,
-    RequestId, RequestRecord, Sequence, Timestamp,
+    Cell, CellId, Change, Cluster, Epoch, HistoryRecord, JournalEntry, JournalId, Mapping,
+    PartitionKey, Placement, RequestId, RequestRecord, Sequence, Timestamp,
 };
 
 /// Reads of placements. All but [`Placements::list`] and [`Placements::count`] are strongly consistent.
@@ -47,6 +47,14 @@ pub trait Placements: Send + Sync + 'static {
         after: Option<&Cursor>,
     ) -> Result<Page<Placement>, StoreError>;
 
+    /// A page of all placements, found by examining at most `limit` items: it may be empty and not the last. Items that cannot be read
+    /// are passed over. Each page is what the table says at some moment during the call.
+    async fn scan(
+        &self,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<Placement>, StoreError>;
+
     /// Past placements of a tenant, newest first.
     async fn history(
         &self,
@@ -59,16 +67,29 @@ pub trait Placements: Send + Sync + 'static {
 /// The journal, the registry of cells that it changes, and the records of requests. All reads are strongly consistent.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
-    /// The last entry's sequence; [`Sequence::START`] where there is none. A journal that was never created is
-    /// [`StoreError::Rejected`], not empty.
-    async fn head(&self) -> Result<Sequence, StoreError>;
+    /// How far the journal reaches. One that was never created is [`StoreError::Rejected`], not empty.
+    async fn head(&self) -> Result<Head, StoreError>;
 
-    /// The entries after a sequence, in order and without a gap, at most `limit`. None: there is no later entry.
+    /// The entries after a sequence, in order and without a gap, at most `limit`. None: there is no later entry, or the ones after
+    /// `after` have been trimmed.
     async fn entries(&self, after: Sequence, limit: usize)
     -> Result<Vec<JournalEntry>, StoreError>;
 
+    /// The last entry that has been trimmed, or is being trimmed; [`Sequence::START`] where none has.
+    async fn trimmed(&self) -> Result<Sequence, StoreError>;
+
+    /// Removes the entries up to and with `last`, which must be before the head. Before the first one goes, [`Journal::trimmed`] says
+    /// so. May be repeated.
+    async fn trim(&self, last: Sequence) -> Result<(), StoreError>;
+
+    /// Gives the journal another id, on the condition that the head is as given. `false`: it is not.
+    async fn rename(&self, head: Head, id: JournalId) -> Result<bool, StoreError>;
+
     /// All registered cells, in the order of their ids. Each stands as of its own `revision` and `counted_at`.
     async fn cells(&self) -> Result<Vec<Cell>, StoreError>;
+
+    /// The cluster's settings, as of their own `revision`.
+    async fn cluster(&self) -> Result<Cluster, StoreError>;
 
     /// What a request id was used for. A record whose `forget_after` has passed may still be answered, though it no longer
     /// stands in the way of [`Write::PutRequest`].
@@ -94,6 +115,14 @@ impl Store {
     pub fn of<T: Placements + Journal>(implementation: Arc<T>) -> Self {
         Self { placements: implementation.clone(), journal: implementation }
     }
+}
+
+/// How far the journal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The last entry's; [`Sequence::START`] where there is none.
+    pub sequence: Sequence,
+    pub journal: JournalId,
 }
 
 /// An entry to append and the writes that go with it, done in one transaction on the condition that the journal's head is
@@ -130,6 +159,8 @@ pub enum Write {
     RemoveCell(CellId),
     /// Moves the count of a cell's placements.
     AddToCount { cell: CellId, delta: i64 },
+    /// Writes the cluster's settings. No condition: the head's is enough.
+    PutCluster(Cluster),
     /// Records a request, where its id is not taken by a record that the entry's time does not let forget.
     PutRequest(RequestRecord),
 }
@@ -142,6 +173,7 @@ enum Touched<'a> {
     Cell(&'a CellId),
     Count(&'a CellId),
     Request(&'a RequestId),
+    Cluster,
 }
 
 impl Write {
@@ -162,6 +194,7 @@ impl Write {
             Write::RemoveCell(id) => (Touched::Cell(id), Some(Touched::Count(id))),
             Write::AddToCount { cell, .. } => (Touched::Count(cell), None),
             Write::PutRequest(record) => (Touched::Request(&record.id), None),
+            Write::PutCluster(_) => (Touched::Cluster, None),
         }
     }
 }
@@ -195,9 +228,13 @@ impl Commit {
     }
 }
 
-/// The bytes that a change takes in its entry, to be held against [`MAX_ENTRY_BYTES`].
+/// The bytes that a change takes in its entry at most, to be held against [`MAX_ENTRY_BYTES`].
 pub fn encoded_len(change: &Change) -> usize {
-    let mut counted = ByteCount(1); // the comma to the next change
+    if let Change::Placed { placement, .. } | Change::Vacated { placement } = change {
+        // A key, two cell ids at most, and numbers: at most ten bytes each with their tags.
+        return placement.key.as_str().len() + 2 * 66 + 100;
+    }
+    let mut counted = ByteCount(8); // tags and lengths
     match serde_json::to_writer(&mut counted, change) {
         Ok(()) => counted.0,
         // Cannot happen for these types; larger than any limit, so that it is refused and not lost.

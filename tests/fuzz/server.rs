@@ -101,7 +101,7 @@ impl Server {
         let placements = self.store.list(None, usize::MAX - 1, None).await.unwrap();
         assert!(placements.next.is_none());
         State {
-            head: self.store.head().await.unwrap(),
+            head: self.store.head().await.unwrap().sequence,
             cells: self.store.cells().await.unwrap(),
             placements: placements.items,
         }

@@ -7,8 +7,8 @@ use crate::directory::error::Refused;
 use crate::directory::policy::{AssignmentPolicy, Candidate, Newcomer, choose};
 use crate::directory::registry::Registry;
 use crate::domain::{
-    Cell, CellId, CellState, Change, Epoch, HistoryRecord, Mapping, PartitionKey, Placement,
-    PlacementEvent, Timestamp, WriteMode,
+    Cell, CellId, CellState, Change, Cluster, Epoch, HistoryRecord, LeaseDuration, Mapping,
+    PartitionKey, Placement, PlacementEvent, Timestamp, WriteMode,
 };
 use crate::store::{Expected, Write};
 
@@ -34,6 +34,9 @@ impl Decision<'_> {
                 self.update_cell(cell, patch, etag.as_deref()).map(Ok)
             }
             Action::DeleteCell { cell, etag } => self.delete_cell(cell, etag.as_deref()).map(Ok),
+            Action::UpdateCluster { lease, etag } => {
+                self.update_cluster(*lease, etag.as_deref()).map(Ok)
+            }
         }
     }
 
@@ -212,6 +215,24 @@ impl Decision<'_> {
             change: Change::CellDeleted { cell: id.clone() },
             writes: vec![Write::RemoveCell(id.clone())],
             outcome: Outcome::CellDeleted,
+        })
+    }
+
+    fn update_cluster(
+        &self,
+        lease: LeaseDuration,
+        etag: Option<&str>,
+    ) -> Result<Addition, Refused> {
+        let present = self.registry.cluster();
+        if etag.is_some_and(|etag| etag != present.etag()) {
+            return Err(Refused::EtagMismatch { present: present.etag() });
+        }
+        let cluster =
+            Cluster { lease, updated: Some(self.now), revision: self.registry.applied().next() };
+        Ok(Addition {
+            change: Change::ClusterUpdated { cluster: cluster.clone() },
+            writes: vec![Write::PutCluster(cluster.clone())],
+            outcome: Outcome::Cluster(cluster),
         })
     }
 

@@ -14,8 +14,9 @@ use crate::directory::fixtures::stage::{
 };
 use crate::directory::fixtures::{cell, key, now, placement};
 use crate::directory::policy::{Constrained, Rendezvous, Standing};
+use crate::domain::JournalId;
 use crate::store::memory::MemoryStore;
-use crate::store::{CommitOutcome, Journal, Placements};
+use crate::store::{CommitOutcome, Head, Journal, Placements};
 
 const RETENTION: Duration = Duration::from_secs(3600);
 const POLICY: Constrained<Rendezvous> = Constrained(Rendezvous);
@@ -288,6 +289,7 @@ fn items(write: &Write) -> Vec<String> {
         Write::RemoveCell(id) => vec![format!("cell {id}"), format!("count {id}")],
         Write::AddToCount { cell, .. } => vec![format!("count {cell}")],
         Write::PutRequest(record) => vec![format!("request {}", record.id.as_str())],
+        Write::PutCluster(_) => vec!["cluster".to_owned()],
     }
 }
 
@@ -323,6 +325,7 @@ fn check_commit(
             | Write::AddHistory(crate::domain::HistoryRecord { key, .. }) => {
                 prop_assert_eq!(Some(key), command.action.key());
             }
+            Write::PutCluster(_) => prop_assert_eq!(Item::Cluster, command.action.item()),
             Write::AddToCount { .. } => prop_assert!(false, "a count has no owner"),
         }
     }
@@ -355,7 +358,8 @@ proptest! {
 }
 
 fn registry(cells: Vec<Cell>) -> Registry {
-    Registry::load(crate::domain::Sequence::new(9), cells)
+    let head = Head { sequence: crate::domain::Sequence::new(9), journal: JournalId::default() };
+    Registry::load(head, cells, Cluster::default())
 }
 
 fn two_cells() -> Registry {

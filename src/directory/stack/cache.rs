@@ -1,11 +1,13 @@
 //! Answers from memory, and keeps what the layers below read.
 //!
-//! Only placements are kept: neither errors nor "not found" are ever cached. What comes back below an epoch that this replica told of
-//! meanwhile is not answered: the read is repeated.
+//! Errors are never cached. That a tenant has no cell is, until an entry tells of it, and for a short time only: somebody else's router
+//! may place it without telling. What comes back below an epoch that this replica told of meanwhile is not answered: the read is
+//! repeated. What the journal does not vouch for any more is answered only where the table does not answer.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tower::{Layer, Service};
 use tracing::Instrument;
@@ -13,7 +15,8 @@ use tracing::Instrument;
 use super::{Answer, Home, RouteRequest, Routed, SlowAnswer, Source, Step};
 use crate::directory::clock::Clock;
 use crate::directory::error::{Error, Refused};
-use crate::directory::memory::{Memory, ReadTicket};
+use crate::directory::memory::{Held, Memory, ReadTicket, Residence};
+use crate::domain::Mapping;
 
 /// How often a read is begun that the journal overtakes, before the caller is told to try again.
 const MAX_READS: usize = 4;
@@ -22,11 +25,13 @@ const MAX_READS: usize = 4;
 pub struct CacheLayer {
     memory: Arc<Memory>,
     clock: Clock,
+    load_patience: Duration,
 }
 
 impl CacheLayer {
-    pub fn new(memory: Arc<Memory>, clock: Clock) -> Self {
-        Self { memory, clock }
+    /// `load_patience`: how long a tenant that is not held waits for a load of the whole table.
+    pub fn new(memory: Arc<Memory>, clock: Clock, load_patience: Duration) -> Self {
+        Self { memory, clock, load_patience }
     }
 }
 
@@ -34,7 +39,12 @@ impl<S> Layer<S> for CacheLayer {
     type Service = Cached<S>;
 
     fn layer(&self, inner: S) -> Cached<S> {
-        Cached { inner, memory: Arc::clone(&self.memory), clock: self.clock.clone() }
+        Cached {
+            inner,
+            memory: Arc::clone(&self.memory),
+            clock: self.clock.clone(),
+            load_patience: self.load_patience,
+        }
     }
 }
 
@@ -43,34 +53,57 @@ pub struct Cached<S> {
     inner: S,
     memory: Arc<Memory>,
     clock: Clock,
+    load_patience: Duration,
 }
 
 impl<S> Cached<S> {
-    /// What memory can answer: a placement that is not below the epoch asked for and has not expired.
+    /// What memory can answer.
+    #[inline]
     fn recall(&self, request: &RouteRequest) -> Option<Routed> {
         let held = self.memory.get(request.key.as_str())?;
-        let placement = &held.placement;
-        let below = request.options.min_epoch.is_some_and(|epoch| placement.epoch < epoch);
-        let expired = placement.expires.is_some() && placement.expired(self.clock.now());
-        if below || expired {
-            return None;
-        }
+        (held.trusted && self.good(&held, request)).then(|| self.recalled(&held, request))
+    }
+
+    /// Whether a placement is not below the epoch asked for and has not expired.
+    fn good(&self, held: &Held, request: &RouteRequest) -> bool {
+        let Residence { epoch, expires, .. } = held.residence;
+        let below = request.options.min_epoch.is_some_and(|least| epoch < least);
+        !below && (expires.is_none() || !held.residence.expired(self.clock.now()))
+    }
+
+    fn recalled(&self, held: &Held, request: &RouteRequest) -> Routed {
         let steps = match request.options.explain {
             false => Vec::new(),
             true => {
-                let age = held.as_of.elapsed();
-                let (cell, epoch) = (&placement.cell, placement.epoch);
+                let age = self.clock.instant().saturating_duration_since(held.as_of);
+                let Residence { cell, epoch, .. } = held.residence;
+                let cell = cell.id();
                 vec![Step::new(
                     "memory",
                     format!("held: {cell} at epoch {epoch}, at most {age:?} old"),
                 )]
             }
         };
-        Some(Routed {
-            home: Home::Placed(held.placement),
+        Routed {
+            home: Home::Placed(held.residence),
             source: Source::Memory,
             as_of: held.as_of,
+            sequence: held.sequence,
+            leased: held.trusted,
             steps,
+        }
+    }
+
+    /// What is known to be absent: the answer, or what an assignment may assume.
+    fn absence(&self, request: &RouteRequest) -> Option<Result<Mapping, Error>> {
+        let options = &request.options;
+        if options.min_epoch.is_some() {
+            return None;
+        }
+        let mapping = self.memory.absence(request.key.as_str(), !options.assign)?;
+        Some(match options.assign {
+            true => Ok(mapping),
+            false => Err(Refused::PlacementNotFound.into()),
         })
     }
 }
@@ -82,21 +115,35 @@ where
     /// Announces a read and begins it.
     fn begin(&mut self, request: &RouteRequest) -> Read<S::Future> {
         let ticket = self.memory.begin_read(request.key.clone());
-        let request = RouteRequest { round: ticket.round(), ..request.clone() };
+        let request = RouteRequest {
+            round: ticket.round(),
+            sequence: self.memory.applied(),
+            ..request.clone()
+        };
         Read { answer: self.inner.call(request), ticket }
+    }
+
+    /// Waits for a load of the whole table, where one is under way.
+    async fn await_load(&mut self, request: &RouteRequest) -> Option<Routed> {
+        let loaded = tokio::time::timeout(self.load_patience, self.memory.loaded());
+        loaded.await.ok()?;
+        self.recall(request)
     }
 
     async fn miss(&mut self, request: RouteRequest, mut read: Read<S::Future>) -> Answer {
         for reads in 1.. {
             let Read { answer, ticket } = read;
-            let mut routed = answer.await?;
-            let told = match &routed.home {
-                Home::Placed(placement) => ticket.keep(placement),
+            let mut routed = match answer.await {
+                Ok(routed) => routed,
+                Err(error) => return self.failed(&request, ticket, error),
+            };
+            let told = match routed.home {
+                Home::Placed(residence) => ticket.keep(residence),
                 Home::Default(_) => true,
             };
             if told {
                 if request.options.explain {
-                    routed.steps.insert(0, Step::new("memory", "not held, or not good enough"));
+                    routed.steps.insert(0, Step::new("memory", self.missed(&request)));
                 }
                 return Ok(routed);
             }
@@ -109,6 +156,33 @@ where
             read = self.begin(&request);
         }
         Err(Refused::Contended.into())
+    }
+}
+
+impl<S> Cached<S> {
+    /// Remembers that there is no placement, where the table says so; where it says nothing, what is held is better than nothing.
+    fn failed(&self, request: &RouteRequest, ticket: ReadTicket, error: Error) -> Answer {
+        match error {
+            Error::Refused(Refused::PlacementNotFound) => {
+                // Whether it never had a cell or lost it is for an assignment to find out.
+                ticket.keep_absent(Mapping::Absent);
+            }
+            Error::Store(_) | Error::Overloaded | Error::NotReady => {
+                let held = self.memory.get(request.key.as_str());
+                if let Some(held) = held.filter(|held| self.good(held, request)) {
+                    return Ok(self.recalled(&held, request));
+                }
+            }
+            Error::Refused(_) | Error::OutcomeUnknown => {}
+        }
+        Err(error)
+    }
+
+    fn missed(&self, request: &RouteRequest) -> &'static str {
+        match request.assumed {
+            Some(_) => "the whole table is held, and the tenant is not in it",
+            None => "not held, or not good enough",
+        }
     }
 }
 
@@ -134,19 +208,35 @@ where
 
     fn call(&mut self, request: RouteRequest) -> CachedFuture {
         if let Some(routed) = self.recall(&request) {
-            return CachedFuture::Held(Some(routed));
+            return CachedFuture::Known(Some(Ok(routed)));
         }
         let span = request.trace.begin(&request.key);
+        let mut request = request;
+        match self.absence(&request) {
+            Some(Ok(mapping)) => request.assumed = Some(mapping),
+            Some(Err(absent)) => return CachedFuture::Known(Some(Err(absent))),
+            None => {}
+        }
+        let mut layer = self.clone();
+        if self.memory.wants_load() {
+            let miss = async move {
+                if let Some(routed) = layer.await_load(&request).await {
+                    return Ok(routed);
+                }
+                let read = layer.begin(&request);
+                layer.miss(request, read).await
+            };
+            return CachedFuture::Missed(Box::pin(miss.instrument(span)));
+        }
         // The span is entered while the call is made, too: what it starts at once belongs under it.
         let read = span.in_scope(|| self.begin(&request));
-        let mut layer = self.clone();
         let miss = async move { layer.miss(request, read).await };
         CachedFuture::Missed(Box::pin(miss.instrument(span)))
     }
 }
 
 pub enum CachedFuture {
-    Held(Option<Routed>),
+    Known(Option<Answer>),
     Missed(SlowAnswer),
 }
 
@@ -155,7 +245,9 @@ impl Future for CachedFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
         match &mut *self {
-            CachedFuture::Held(routed) => Poll::Ready(routed.take().ok_or(Error::NotReady)),
+            CachedFuture::Known(answer) => {
+                Poll::Ready(answer.take().unwrap_or(Err(Error::NotReady)))
+            }
             CachedFuture::Missed(answer) => answer.as_mut().poll(cx),
         }
     }
@@ -173,14 +265,16 @@ mod tests {
     use super::*;
     use crate::directory::fixtures::stage::Time;
     use crate::directory::fixtures::{key, now, placed, placement};
+    use crate::directory::memory::Mode;
     use crate::domain::{CellId, Change, Epoch, Placement};
+    use crate::store::StoreError;
 
     fn cached(memory: &Arc<Memory>, time: &Time, inner: &Inner) -> Cached<Inner> {
-        CacheLayer::new(memory.clone(), time.clock()).layer(inner.clone())
+        CacheLayer::new(memory.clone(), time.clock(), Duration::ZERO).layer(inner.clone())
     }
 
     fn memory() -> Arc<Memory> {
-        Arc::new(Memory::new(100))
+        Arc::new(Memory::new(Mode::Bounded(100), Time::new().clock()))
     }
 
     fn told(epoch: u64) -> Change {
@@ -209,8 +303,9 @@ mod tests {
             home: Home::Default(CellId::new("d").unwrap()),
             ..from_table(placement("k", "a", 1))
         };
-        let errors = every_error().into_iter().map(|(error, _)| Err(error));
-        for answer in errors.chain([Ok(guess)]) {
+        let absent = Error::from(Refused::PlacementNotFound);
+        let errors = every_error().into_iter().filter(|(error, _)| *error != absent);
+        for answer in errors.map(|(error, _)| Err(error)).chain([Ok(guess)]) {
             let (memory, inner) = (memory(), Inner::answering(answer.clone(), Duration::ZERO));
             let mut service = cached(&memory, &Time::new(), &inner);
             for calls in 1..4 {
@@ -219,6 +314,58 @@ mod tests {
             }
             assert!(memory.is_empty());
         }
+    }
+
+    /// That a tenant has no cell is answered without a read, until an entry tells of it, or some time has passed.
+    #[tokio::test]
+    async fn absence_is_kept_for_a_while() {
+        let time = Time::new();
+        let started = Instant::now();
+        let ahead = Arc::new(Mutex::new(Duration::ZERO));
+        let at = ahead.clone();
+        let clock = time.clock().with_instant(move || started + *at.lock());
+        let memory = Arc::new(Memory::new(Mode::Bounded(100), clock.clone()));
+        let inner = Inner::answering(Err(Refused::PlacementNotFound.into()), Duration::ZERO);
+        let mut service =
+            CacheLayer::new(memory.clone(), clock, Duration::ZERO).layer(inner.clone());
+        let mut absent = async |calls| {
+            let answer = service.call(look_up("k")).await;
+            assert_eq!(answer.unwrap_err(), Refused::PlacementNotFound.into());
+            assert_eq!(inner.calls(), calls);
+        };
+        absent(1).await;
+        *ahead.lock() += Duration::from_millis(4_999);
+        absent(1).await;
+        *ahead.lock() += Duration::from_millis(1);
+        absent(2).await;
+        // An entry about the key: read anew.
+        memory.apply(&[Change::Vacated { placement: placement("k", "a", 1) }], None);
+        absent(3).await;
+        absent(3).await;
+        memory.apply(&[told(2)], None);
+        let answer = service.call(look_up("k")).await;
+        assert_eq!(gist(&answer), Ok(("a".into(), Source::Memory, Some(2))));
+    }
+
+    /// What the journal does not vouch for is answered where the table does not answer, with its age and no lease; not otherwise.
+    #[tokio::test]
+    async fn what_is_not_trusted_is_better_than_nothing() {
+        let (memory, time) = (memory(), Time::new());
+        memory.apply(&[told(4)], None);
+        let proof = memory.last_proof();
+        memory.distrust();
+        memory.proven(Instant::now());
+        let down = Inner::answering(Err(Error::Store(StoreError::Timeout)), Duration::ZERO);
+        let answer = cached(&memory, &time, &down).call(look_up("k")).await;
+        assert_eq!(gist(&answer), Ok(("a".into(), Source::Memory, Some(4))));
+        let answer = answer.unwrap();
+        assert!(!answer.leased && answer.as_of <= proof);
+        let up = Inner::answering(found("k", 5), Duration::ZERO);
+        let answer = cached(&memory, &time, &up).call(look_up("k")).await;
+        assert_eq!(gist(&answer), gist(&found("k", 5)));
+        assert_eq!((down.calls(), up.calls()), (1, 1));
+        let held = memory.get("k").unwrap();
+        assert!(held.trusted && held.residence.epoch.get() == 5);
     }
 
     #[tokio::test]
@@ -291,7 +438,7 @@ mod tests {
                     match case {
                         "another reader" => {
                             let other = memory.begin_read(request.key.clone());
-                            assert!(other.keep(&Arc::new(placement("k", "a", 2))));
+                            assert!(other.keep(Residence::from(&placement("k", "a", 2))));
                         }
                         _ => memory.apply(&[told(2)], None),
                     }
@@ -306,7 +453,7 @@ mod tests {
             let answer = service.call(look_up("k")).await;
             assert_eq!(gist(&answer).unwrap().2, Some(2), "{case}");
             assert_eq!(inner.calls(), if case == "taken away" { 2 } else { 1 });
-            assert_eq!(memory.get("k").unwrap().placement.epoch.get(), 2);
+            assert_eq!(memory.get("k").unwrap().residence.epoch.get(), 2);
             memory.clear();
         }
     }

@@ -117,9 +117,10 @@ mod tests {
     use futures::future::join_all;
     use tokio::sync::Semaphore;
 
-    use super::super::testing::{Inner, found, gist, look_up, request};
+    use super::super::testing::{Inner, found, from_table, gist, look_up, request};
     use super::*;
     use crate::directory::error::Refused;
+    use crate::directory::fixtures::placement;
     use crate::domain::{Constraints, Epoch, Region};
     use crate::store::StoreError;
 
@@ -234,7 +235,8 @@ mod tests {
             async move {
                 let _slot = slots.acquire().await;
                 tokio::task::yield_now().await;
-                found(request.key.as_str(), 1)
+                let name = request.key.as_str();
+                Ok(from_table(placement(name, name, 1)))
             }
         });
         let service = coalesce(&inner);
@@ -249,8 +251,7 @@ mod tests {
                         continue;
                     }
                     let Ok(routed) = answer.await else { panic!("an error from nowhere") };
-                    let super::super::Home::Placed(placement) = routed.home else { panic!() };
-                    assert_eq!(placement.key.as_str(), name);
+                    assert_eq!(routed.cell().as_str(), name);
                 }
             })
         });

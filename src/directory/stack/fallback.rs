@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use super::{Answer, Home, RouteOptions, RouteRequest, Routed, Source, Step};
 use crate::directory::error::Error;
-use crate::domain::CellId;
+use crate::domain::{CellId, Sequence};
 use crate::store::StoreError;
 
 /// How long before the caller's deadline a guess is sent, so that it arrives: a tenth of what is left, within these bounds.
@@ -147,6 +147,8 @@ impl Guess {
             home: Home::Default(self.cell.clone()),
             source: Source::Fallback(reason),
             as_of: Instant::now(),
+            sequence: Sequence::START,
+            leased: false,
             steps,
         }
     }

@@ -30,11 +30,12 @@ pub use trace::DecisionTrace;
 use super::clock::Clock;
 use super::committer::Changes;
 use super::error::Error;
+use super::memory::Residence;
 use super::pauses::Pauses;
 use super::policy::Candidate;
 use super::reader::Reads;
 use super::replica::Replica;
-use crate::domain::{CellId, Constraints, Epoch, PartitionKey, Placement};
+use crate::domain::{CellId, Constraints, Epoch, Mapping, PartitionKey, Sequence};
 use crate::telemetry::{DecisionMetrics, names};
 
 /// A tenant to route.
@@ -47,11 +48,24 @@ pub struct RouteRequest {
     pub writing: Writing,
     /// Which reads of the table it may share; set by the cache layer.
     round: u64,
+    /// The entry up to which a read of the table that begins now takes everything in; set by the cache layer.
+    sequence: Sequence,
+    /// What the table is taken to say, where that need not be read: a commit that assumes wrongly is refused by the storage. Set by the
+    /// cache layer.
+    assumed: Option<Mapping>,
 }
 
 impl RouteRequest {
     pub fn new(key: PartitionKey, options: Arc<RouteOptions>, trace: DecisionTrace) -> Self {
-        Self { key, options, trace, writing: Writing::default(), round: 0 }
+        Self {
+            key,
+            options,
+            trace,
+            writing: Writing::default(),
+            round: 0,
+            sequence: Sequence::START,
+            assumed: None,
+        }
     }
 }
 
@@ -132,6 +146,10 @@ pub struct Routed {
     pub source: Source,
     /// The table said so at this moment or later. Meaningless for a fallback.
     pub as_of: Instant,
+    /// Every change of the tenant up to this entry is taken in.
+    pub sequence: Sequence,
+    /// Whether there is a lease, counted from `as_of`: not for a guess, nor for what the journal does not vouch for.
+    pub leased: bool,
     /// With `explain`: every step, in order.
     pub steps: Vec<Step>,
 }
@@ -139,7 +157,7 @@ pub struct Routed {
 /// Where the tenant is sent.
 #[derive(Debug, Clone)]
 pub enum Home {
-    Placed(Arc<Placement>),
+    Placed(Residence),
     /// A guess.
     Default(CellId),
 }
@@ -147,7 +165,7 @@ pub enum Home {
 impl Routed {
     pub fn cell(&self) -> &CellId {
         match &self.home {
-            Home::Placed(placement) => &placement.cell,
+            Home::Placed(residence) => residence.cell.id(),
             Home::Default(cell) => cell,
         }
     }
@@ -183,6 +201,8 @@ pub struct Parts {
 #[derive(Debug, Clone)]
 pub struct StackSettings {
     pub default_cell: Option<CellId>,
+    /// How long a tenant that is not held waits for the table to be read as a whole, where that is under way.
+    pub load_patience: Duration,
     /// How long the table may take, all attempts together.
     pub lookup_budget: Duration,
     /// Attempts at most, the first included.
@@ -216,7 +236,7 @@ pub fn stack(parts: Parts) -> RouteService {
         // Turns failures of all that is below into the default cell, where that is welcome.
         .layer(fallback::FallbackLayer::new(settings.default_cell))
         // Answers from memory. Above coalescing, so that a hit takes no lock.
-        .layer(cache::CacheLayer::new(memory, clock.clone()))
+        .layer(cache::CacheLayer::new(memory, clock.clone(), settings.load_patience))
         // One flight to the table for all who ask the same at the same time.
         .layer(coalesce::CoalesceLayer::default())
         // Bounds a flight as a whole, retries and pauses included.

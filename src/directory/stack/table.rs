@@ -13,6 +13,7 @@ use crate::directory::clock::Clock;
 use crate::directory::committer::Changes;
 use crate::directory::draft::{Action, Command, Destination, Outcome};
 use crate::directory::error::{Error, Refused};
+use crate::directory::memory::Residence;
 use crate::directory::reader::Reads;
 use crate::domain::{Mapping, Placement};
 
@@ -48,13 +49,20 @@ impl Service<RouteRequest> for Table {
 
 impl Parts {
     async fn route(&self, request: RouteRequest) -> Answer {
-        let as_of = Instant::now();
-        let mapping = self.reads.mapping(request.key.clone()).await?;
-        let step = request.options.explain.then(|| Step::new("table", describe(&mapping)));
-        let mut steps = Vec::from_iter(step);
+        let as_of = self.clock.instant();
+        let mut steps = Vec::new();
+        let mapping = match request.assumed.clone() {
+            Some(mapping) => mapping,
+            None => {
+                let mapping = self.reads.mapping(request.key.clone()).await?;
+                if request.options.explain {
+                    steps.push(Step::new("table", describe(&mapping)));
+                }
+                mapping
+            }
+        };
         match &mapping {
             Mapping::Placed(placement) if !placement.expired(self.clock.now()) => {
-                let placement = Arc::new(placement.clone());
                 return decided(&request, placement, Source::Table, as_of, steps);
             }
             Mapping::Placed(placement) if !request.options.assign => {
@@ -99,13 +107,13 @@ impl Parts {
             };
             steps.push(Step { name: "assign", outcome, candidates });
         }
-        decided(&request, placement, source, as_of, steps)
+        decided(&request, &placement, source, as_of, steps)
     }
 }
 
 fn decided(
     request: &RouteRequest,
-    placement: Arc<Placement>,
+    placement: &Placement,
     source: Source,
     as_of: Instant,
     steps: Vec<Step>,
@@ -113,7 +121,8 @@ fn decided(
     if request.options.min_epoch.is_some_and(|epoch| placement.epoch < epoch) {
         return Err(Refused::EpochNotReached { present: Some(placement.epoch) }.into());
     }
-    Ok(Routed { home: Home::Placed(placement), source, as_of, steps })
+    let home = Home::Placed(Residence::from(placement));
+    Ok(Routed { home, source, as_of, sequence: request.sequence, leased: true, steps })
 }
 
 fn describe(mapping: &Mapping) -> String {

@@ -12,7 +12,8 @@ use tower::Service;
 use super::{Answer, DecisionTrace, Home, RouteOptions, RouteRequest, Routed, Source};
 use crate::directory::error::{Error, Refused};
 use crate::directory::fixtures::{key, placement};
-use crate::domain::Placement;
+use crate::directory::memory::Residence;
+use crate::domain::{Placement, Sequence};
 use crate::store::StoreError;
 
 type Work = dyn Fn(usize, RouteRequest) -> BoxFuture<'static, Answer> + Send + Sync;
@@ -76,9 +77,11 @@ pub fn look_up(name: &str) -> RouteRequest {
 /// A placement as the table answers it.
 pub fn from_table(placement: Placement) -> Routed {
     Routed {
-        home: Home::Placed(Arc::new(placement)),
+        home: Home::Placed(Residence::from(&placement)),
         source: Source::Table,
         as_of: std::time::Instant::now(),
+        sequence: Sequence::START,
+        leased: true,
         steps: Vec::new(),
     }
 }

@@ -80,8 +80,8 @@ fn note(span: &Span, routed: &Routed) {
     span.record("cell.id", routed.cell().as_str());
     span.record("cell.route.source", routed.source.as_str());
     match &routed.home {
-        Home::Placed(placement) => {
-            span.record("cell.route.epoch", names::number(placement.epoch.get()));
+        Home::Placed(residence) => {
+            span.record("cell.route.epoch", names::number(residence.epoch.get()));
             let age = routed.as_of.elapsed().as_secs_f64() * 1000.0;
             span.record("cell.route.age_ms", age);
             span.record("cell.route.authoritative", true);

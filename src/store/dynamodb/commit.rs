@@ -119,6 +119,7 @@ impl DynamoDbStore {
                 return keys.iter().map(|key| self.delete_control(key)).collect();
             }
             Write::AddToCount { cell, delta } => self.add_to_count(cell, *delta, sequence)?,
+            Write::PutCluster(cluster) => control(records::cluster_item(cluster))?,
             Write::PutRequest(record) => put(Put::builder()
                 .table_name(self.names.control())
                 .set_item(Some(records::request_item(record)?))

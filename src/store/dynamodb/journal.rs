@@ -1,26 +1,38 @@
 //! Reads of the journal, of the registry of cells and of requests, all strongly consistent.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use aws_sdk_dynamodb::types::{DeleteRequest, WriteRequest};
 
 use super::DynamoDbStore;
-use super::attributes::{Item, text};
+use super::attributes::{Item, number, text};
 use super::call::Call;
-use super::error::rejected;
-use super::schema::control::{PK, SK};
+use super::error::{from_sdk, rejected};
+use super::records::Trimmed;
+use super::schema::control::{JOURNAL_ID, PK, SEQUENCE, SK};
 use super::schema::{BUCKET, CELLS_PK, ControlKey, bucket_pk};
 use super::{page_size, records};
-use crate::domain::{Cell, JournalEntry, RequestId, RequestRecord, Sequence};
-use crate::store::{Commit, CommitOutcome, Journal, StoreError};
+use crate::domain::{Cell, Cluster, JournalEntry, JournalId, RequestId, RequestRecord, Sequence};
+use crate::store::{Commit, CommitOutcome, Head, Journal, StoreError};
 
 /// Most entries asked for at once.
 const ENTRIES_PAGE: i32 = 1000;
+
+/// Entries deleted by one call: DynamoDB's limit for BatchWriteItem.
+const TRIM_BATCH: u64 = 25;
+
+/// How often what a call left undone is asked for again, and by how much longer the wait is each time.
+const TRIM_ROUNDS: u32 = 6;
+const TRIM_WAIT: Duration = Duration::from_millis(20);
 
 /// Most pages of the registry of cells, of up to 1 MB each: some ten thousand cells.
 const MAX_CELL_PAGES: usize = 64;
 
 #[async_trait]
 impl Journal for DynamoDbStore {
-    async fn head(&self) -> Result<Sequence, StoreError> {
+    async fn head(&self) -> Result<Head, StoreError> {
         let item = self.control_item(&ControlKey::Head).await?;
         let Some(item) = item else {
             return Err(rejected(format!(
@@ -55,6 +67,58 @@ impl Journal for DynamoDbStore {
             }
         }
         Ok(entries)
+    }
+
+    async fn trimmed(&self) -> Result<Sequence, StoreError> {
+        Ok(self.trim_record().await?.marked)
+    }
+
+    async fn trim(&self, last: Sequence) -> Result<(), StoreError> {
+        if last >= self.head().await?.sequence {
+            return Err(rejected("the journal's head cannot be trimmed".into()));
+        }
+        let Trimmed { marked, deleted } = self.trim_record().await?;
+        let marked = marked.max(last);
+        self.put_trim_record(Trimmed { marked, deleted }).await?;
+        // Whatever an earlier trim did not come to is deleted now.
+        let mut done = deleted;
+        while done < marked {
+            let until = marked.min(Sequence::new(done.get() + TRIM_BATCH));
+            self.delete_entries(done.next(), until).await?;
+            done = until;
+        }
+        self.put_trim_record(Trimmed { marked, deleted: marked }).await
+    }
+
+    async fn rename(&self, head: Head, id: JournalId) -> Result<bool, StoreError> {
+        let update = self
+            .client
+            .update_item()
+            .table_name(self.names.control())
+            .set_key(Some(records::key(&ControlKey::Head)))
+            .update_expression("SET #id = :new")
+            .condition_expression(
+                "#sequence = :sequence AND (attribute_not_exists(#id) OR #id = :old)",
+            )
+            .expression_attribute_names("#sequence", SEQUENCE)
+            .expression_attribute_names("#id", JOURNAL_ID)
+            .expression_attribute_values(":sequence", number(head.sequence))
+            .expression_attribute_values(":old", text(head.journal.to_string()))
+            .expression_attribute_values(":new", text(id.to_string()));
+        let tables = [self.names.control()];
+        match Call::new("UpdateItem", &tables).raw(update.send()).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.as_service_error().and_then(ProvideErrorMetadata::code) {
+                Some("ConditionalCheckFailedException") => Ok(false),
+                _ => Err(from_sdk(&error)),
+            },
+        }
+    }
+
+    async fn cluster(&self) -> Result<Cluster, StoreError> {
+        let item = self.control_item(&ControlKey::Cluster).await?;
+        let read = |item| records::read_cluster(self.names.control(), &item);
+        Ok(item.map(read).transpose()?.unwrap_or_default())
     }
 
     async fn cells(&self) -> Result<Vec<Cell>, StoreError> {
@@ -101,6 +165,55 @@ impl DynamoDbStore {
         let tables = [self.names.control()];
         let output = Call::consistent("GetItem", &tables).run(get.send()).await?;
         Ok(output.item)
+    }
+
+    async fn trim_record(&self) -> Result<Trimmed, StoreError> {
+        let item = self.control_item(&ControlKey::Trimmed).await?;
+        let read = |item| records::read_trimmed(self.names.control(), &item);
+        Ok(item.map(read).transpose()?.unwrap_or_default())
+    }
+
+    /// Replicas that trim at the same time mark and delete the same, or one a little more; the marks never fall.
+    async fn put_trim_record(&self, trimmed: Trimmed) -> Result<(), StoreError> {
+        let put = self
+            .client
+            .put_item()
+            .table_name(self.names.control())
+            .set_item(Some(records::trimmed_item(trimmed)))
+            .condition_expression(format!("attribute_not_exists({PK}) OR #marked <= :marked"))
+            .expression_attribute_names("#marked", SEQUENCE)
+            .expression_attribute_values(":marked", number(trimmed.marked));
+        let tables = [self.names.control()];
+        match Call::new("PutItem", &tables).raw(put.send()).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.as_service_error().and_then(ProvideErrorMetadata::code) {
+                // Somebody else has come further.
+                Some("ConditionalCheckFailedException") => Ok(()),
+                _ => Err(from_sdk(&error)),
+            },
+        }
+    }
+
+    /// Deletes at most [`TRIM_BATCH`] entries.
+    async fn delete_entries(&self, first: Sequence, last: Sequence) -> Result<(), StoreError> {
+        let delete = |sequence| {
+            let key = records::key(&ControlKey::Entry(Sequence::new(sequence)));
+            let delete = DeleteRequest::builder().set_key(Some(key)).build().ok()?;
+            Some(WriteRequest::builder().delete_request(delete).build())
+        };
+        let mut pending: Vec<_> = (first.get()..=last.get()).filter_map(delete).collect();
+        for round in 0..TRIM_ROUNDS {
+            tokio::time::sleep(TRIM_WAIT * round).await;
+            let write = self.client.batch_write_item().request_items(self.names.control(), pending);
+            let tables = [self.names.control()];
+            let output = Call::new("BatchWriteItem", &tables).run(write.send()).await?;
+            let mut left = output.unprocessed_items.unwrap_or_default();
+            pending = left.remove(self.names.control()).unwrap_or_default();
+            if pending.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Throttled)
     }
 
     /// Entries from `first` on, of the partition that `first` is in, and whether that has more of them.

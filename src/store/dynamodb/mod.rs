@@ -11,6 +11,7 @@ pub mod client;
 mod commit;
 mod connector;
 mod cursor;
+pub mod entry;
 mod error;
 #[cfg(test)]
 mod faults;

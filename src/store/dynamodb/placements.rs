@@ -22,6 +22,9 @@ use crate::store::{Cursor, MAX_KEYS, Page, Placements, StoreError};
 /// Most items a page examines.
 const LIST_PAGE: i32 = 1000;
 
+/// Most items of a page of the whole table; DynamoDB ends a page at 1 MB.
+const SCAN_PAGE: i32 = 5000;
+
 /// How often the keys of a batch are asked for until all are answered, and by how much longer the wait is each time.
 const BATCH_ROUNDS: u32 = 6;
 const BATCH_WAIT: Duration = Duration::from_millis(10);
@@ -89,7 +92,7 @@ impl Placements for DynamoDbStore {
                 Some(page) => (page.count, page.last_evaluated_key),
                 None => {
                     let filter = Filter::Cell(cell);
-                    let page = self.scan(filter, None, start, true).await?;
+                    let page = self.scan_page(filter, None, start, true).await?;
                     (page.count, page.last_evaluated_key)
                 }
             };
@@ -110,17 +113,22 @@ impl Placements for DynamoDbStore {
     ) -> Result<Page<Placement>, StoreError> {
         let start = cursor::start(after, &[PARTITION_KEY], false)?;
         let limit = page_size(limit, LIST_PAGE);
-        let page = self.scan(Filter::Expiring, Some(limit), start, false).await?;
-        let mut items = Vec::new();
-        for item in page.items.unwrap_or_default() {
-            match mapping::read(self.names.mappings(), &item) {
-                Ok(Mapping::Placed(placement)) if placement.expired(now) => items.push(placement),
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "passed over a placement that cannot be read"),
-            }
-        }
-        let next = cursor::after(page.last_evaluated_key)?;
-        Ok(Page { items, next })
+        let page = self.scan_page(Filter::Expiring, Some(limit), start, false).await?;
+        let expired = |placement: &Placement| placement.expired(now);
+        let items = self.readable(page.items.unwrap_or_default()).filter(expired).collect();
+        Ok(Page { items, next: cursor::after(page.last_evaluated_key)? })
+    }
+
+    async fn scan(
+        &self,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<Placement>, StoreError> {
+        let start = cursor::start(after, &[PARTITION_KEY], false)?;
+        let limit = page_size(limit, SCAN_PAGE);
+        let page = self.scan_page(Filter::Placed, Some(limit), start, false).await?;
+        let items = self.readable(page.items.unwrap_or_default()).collect();
+        Ok(Page { items, next: cursor::after(page.last_evaluated_key)? })
     }
 
     async fn history(
@@ -236,6 +244,18 @@ impl DynamoDbStore {
         }
     }
 
+    /// The placements among items. Those that cannot be read are passed over.
+    fn readable(&self, items: Vec<Item>) -> impl Iterator<Item = Placement> {
+        items.into_iter().filter_map(|item| match mapping::read(self.names.mappings(), &item) {
+            Ok(Mapping::Placed(placement)) => Some(placement),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, "passed over a placement that cannot be read");
+                None
+            }
+        })
+    }
+
     /// The placements of keys, in the keys' order, as the table has them: those that are still in the cell.
     async fn placements_of(
         &self,
@@ -299,7 +319,7 @@ impl DynamoDbStore {
         let filter = cell.map_or(Filter::Placed, Filter::Cell);
         let mut next = None;
         for _ in 0..EMPTY_PAGES {
-            let page = self.scan(filter, Some(limit), start.take(), false).await?;
+            let page = self.scan_page(filter, Some(limit), start.take(), false).await?;
             let mut items = Vec::new();
             for item in page.items.unwrap_or_default() {
                 if let Mapping::Placed(placement) = mapping::read(self.names.mappings(), &item)? {
@@ -317,7 +337,7 @@ impl DynamoDbStore {
     }
 
     /// A page of the table, of the items that pass a filter.
-    async fn scan(
+    async fn scan_page(
         &self,
         filter: Filter<'_>,
         limit: Option<i32>,

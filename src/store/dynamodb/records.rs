@@ -2,20 +2,24 @@
 
 use std::collections::BTreeMap;
 
+use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::attributes::{Item, Reader, json, number, seconds_rounded_up, text};
+use super::entry;
+use super::error::rejected;
 use super::schema::control::{
-    BEGUN_AT, BEGUN_BY, CAPACITY, CELL_ID, CHANGES, COUNTED_AT, CREATED_AT, DIGEST, ENDED_AT,
-    ENDED_BY, ENDPOINT, FORGET_AFTER, LABELS, LAST_UPDATED, METHOD, NONCE, OUTCOME, PK, PLACEMENTS,
-    REGION, REVISION, SEQUENCE, SK, STATE, WEIGHT, WRITTEN_AT,
+    BEGUN_AT, BEGUN_BY, CAPACITY, CELL_ID, CHANGES, COUNTED_AT, CREATED_AT, DELETED, DIGEST,
+    ENDED_AT, ENDED_BY, ENDPOINT, FORGET_AFTER, JOURNAL_ID, LABELS, LAST_UPDATED, LEASE_MILLIS,
+    METHOD, NONCE, OUTCOME, PK, PLACEMENTS, REGION, REVISION, SEQUENCE, SK, STATE, WEIGHT,
+    WRITTEN_AT,
 };
 use super::schema::{ControlKey, TTL};
 use crate::domain::{
-    Cell, CellId, CellState, Endpoint, HistoryRecord, JournalEntry, Labels, PlacementEvent, Region,
-    RequestRecord, Sequence, Timestamp, Weight,
+    Cell, CellId, CellState, Cluster, Endpoint, HistoryRecord, JournalEntry, Labels, LeaseDuration,
+    PlacementEvent, Region, RequestRecord, Sequence, Timestamp, Weight,
 };
-use crate::store::StoreError;
+use crate::store::{Head, StoreError};
 
 pub fn key(key: &ControlKey) -> Item {
     Item::from([(PK.to_owned(), text(key.pk())), (SK.to_owned(), text(key.sk()))])
@@ -36,21 +40,75 @@ fn wrong_kind(reader: &Reader<'_>) -> StoreError {
     reader.unreadable(SK, "is the key of another kind of record")
 }
 
-pub fn head_item(sequence: Sequence) -> Item {
-    item(&ControlKey::Head, [(SEQUENCE, number(sequence))])
+pub fn head_item(head: Head) -> Item {
+    item(
+        &ControlKey::Head,
+        [(SEQUENCE, number(head.sequence)), (JOURNAL_ID, text(head.journal.to_string()))],
+    )
 }
 
-pub fn read_head(table: &str, item: &Item) -> Result<Sequence, StoreError> {
-    Reader { table, item }.number(SEQUENCE).map(Sequence::new)
+pub fn read_head(table: &str, item: &Item) -> Result<Head, StoreError> {
+    let reader = Reader { table, item };
+    Ok(Head {
+        sequence: reader.number(SEQUENCE).map(Sequence::new)?,
+        // A journal that was begun by hand, or before there were ids, has none.
+        journal: reader.optional_parsed(JOURNAL_ID, |text| text.parse().ok())?.unwrap_or_default(),
+    })
+}
+
+/// How far the journal has been trimmed. What is marked must not be read any more; what is deleted is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    pub marked: Sequence,
+    pub deleted: Sequence,
+}
+
+pub fn trimmed_item(trimmed: Trimmed) -> Item {
+    item(
+        &ControlKey::Trimmed,
+        [(SEQUENCE, number(trimmed.marked)), (DELETED, number(trimmed.deleted))],
+    )
+}
+
+pub fn read_trimmed(table: &str, item: &Item) -> Result<Trimmed, StoreError> {
+    let reader = Reader { table, item };
+    Ok(Trimmed {
+        marked: Sequence::new(reader.number(SEQUENCE)?),
+        deleted: Sequence::new(reader.number(DELETED)?),
+    })
+}
+
+pub fn cluster_item(cluster: &Cluster) -> Item {
+    let mut item = item(
+        &ControlKey::Cluster,
+        [(LEASE_MILLIS, number(cluster.lease.millis())), (REVISION, number(cluster.revision))],
+    );
+    if let Some(updated) = cluster.updated {
+        item.insert(LAST_UPDATED.to_owned(), text(updated.to_string()));
+    }
+    item
+}
+
+pub fn read_cluster(table: &str, item: &Item) -> Result<Cluster, StoreError> {
+    let reader = Reader { table, item };
+    let lease = LeaseDuration::from_millis(reader.number(LEASE_MILLIS)?);
+    Ok(Cluster {
+        lease: lease.ok_or_else(|| reader.unreadable(LEASE_MILLIS, "is longer than a minute"))?,
+        updated: reader.optional_parsed(LAST_UPDATED, Timestamp::parse)?,
+        revision: Sequence::new(reader.number(REVISION)?),
+    })
 }
 
 pub fn entry_item(entry: &JournalEntry) -> Result<Item, StoreError> {
+    let Some(changes) = entry::encode(&entry.changes, entry.written) else {
+        return Err(rejected("a change cannot be written".into()));
+    };
     Ok(item(
         &ControlKey::Entry(entry.sequence),
         [
             (NONCE, text(entry.nonce.to_string())),
             (WRITTEN_AT, text(entry.written.to_string())),
-            (CHANGES, json(&entry.changes)?),
+            (CHANGES, AttributeValue::B(Blob::new(changes))),
         ],
     ))
 }
@@ -60,11 +118,16 @@ pub fn read_entry(table: &str, item: &Item) -> Result<JournalEntry, StoreError> 
     let ControlKey::Entry(sequence) = read_key(&reader)? else {
         return Err(wrong_kind(&reader));
     };
+    let written = reader.parsed(WRITTEN_AT, Timestamp::parse)?;
+    let Some(AttributeValue::B(changes)) = item.get(CHANGES) else {
+        return Err(reader.unreadable(CHANGES, "is not binary"));
+    };
+    let changes = entry::decode(changes.as_ref(), written);
     Ok(JournalEntry {
         sequence,
         nonce: reader.parsed(NONCE, |text| text.parse().ok())?,
-        written: reader.parsed(WRITTEN_AT, Timestamp::parse)?,
-        changes: reader.json(CHANGES)?,
+        written,
+        changes: changes.ok_or_else(|| reader.unreadable(CHANGES, "holds no known changes"))?,
     })
 }
 
@@ -228,11 +291,25 @@ mod tests {
 
     use super::super::strategies;
     use super::*;
+    use crate::domain::JournalId;
 
     proptest! {
         #[test]
-        fn a_head_survives_its_item(n in any::<u64>()) {
-            prop_assert_eq!(read_head("T", &head_item(Sequence::new(n))), Ok(Sequence::new(n)));
+        fn a_head_survives_its_item(n in any::<u64>(), id in any::<u64>()) {
+            let head = Head { sequence: Sequence::new(n), journal: JournalId::new(id) };
+            prop_assert_eq!(read_head("T", &head_item(head)), Ok(head));
+        }
+
+        #[test]
+        fn how_far_it_was_trimmed_survives_its_item(marked in any::<u64>(), deleted in any::<u64>()) {
+            let trimmed =
+                Trimmed { marked: Sequence::new(marked), deleted: Sequence::new(deleted) };
+            prop_assert_eq!(read_trimmed("T", &trimmed_item(trimmed)), Ok(trimmed));
+        }
+
+        #[test]
+        fn the_cluster_survives_its_item(cluster in strategies::cluster()) {
+            prop_assert_eq!(read_cluster("T", &cluster_item(&cluster)), Ok(cluster));
         }
 
         #[test]
@@ -277,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_record_under_another_kinds_key_is_refused() {
-        let head = head_item(Sequence::START);
+        let head = head_item(Head { sequence: Sequence::START, journal: JournalId::default() });
         for result in [
             read_entry("T", &head).map(|_| ()),
             read_history("T", &head).map(|_| ()),

@@ -31,6 +31,8 @@ pub mod control {
     pub const NONCE: &str = "Nonce";
     pub const WRITTEN_AT: &str = "WrittenAt";
     pub const CHANGES: &str = "Changes";
+    pub const JOURNAL_ID: &str = "JournalId";
+    pub const DELETED: &str = "Deleted";
     // Cells and their counts.
     pub const REGION: &str = "Region";
     pub const ENDPOINT: &str = "Endpoint";
@@ -54,6 +56,8 @@ pub mod control {
     pub const DIGEST: &str = "Digest";
     pub const OUTCOME: &str = "Outcome";
     pub const FORGET_AFTER: &str = "ForgetAfter";
+    // The cluster's settings.
+    pub const LEASE_MILLIS: &str = "LeaseMillis";
 }
 
 /// The attribute by which the storage itself deletes, in both tables.
@@ -101,15 +105,19 @@ pub const BUCKET: u64 = 1000;
 ///
 /// | record | `PK` | `SK` | attributes |
 /// | --- | --- | --- | --- |
-/// | journal head | `JOURNAL` | `HEAD` | `Sequence` N |
-/// | journal entry | `JOURNAL#<sequence / 1000, 12 digits>` | `<sequence, 20 digits>` | `Nonce`, `WrittenAt`, `Changes` (JSON) |
+/// | journal head | `JOURNAL` | `HEAD` | `Sequence` N, `JournalId` |
+/// | last trimmed entry | `JOURNAL` | `TRIMMED` | `Sequence` N, `Deleted` N |
+/// | journal entry | `JOURNAL#<sequence / 1000, 12 digits>` | `<sequence, 20 digits>` | `Nonce`, `WrittenAt`, `Changes` (protobuf) |
 /// | cell | `CELL` | `CELL#<cell id>` | settings, `Revision` N |
 /// | count of a cell | `CELL` | `COUNT#<cell id>` | `Placements` N, `CountedAt` N |
 /// | past placement | `TENANT#<partition key>` | `HISTORY#<epoch, 20 digits>` | `CellId`, `BegunBy`, `BegunAt`, `EndedBy`, `EndedAt` |
 /// | request | `REQUEST#<request id>` | `REQUEST` | `Method`, `Digest`, `Outcome` (JSON), `ForgetAfter`, `TTL` N |
+/// | cluster | `CLUSTER` | `SETTINGS` | `LeaseMillis` N, `LastUpdated`, `Revision` N |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlKey {
     Head,
+    Trimmed,
+    Cluster,
     Entry(Sequence),
     Cell(CellId),
     Count(CellId),
@@ -133,7 +141,8 @@ pub fn history_pk(key: &PartitionKey) -> String {
 impl ControlKey {
     pub fn pk(&self) -> String {
         match self {
-            ControlKey::Head => "JOURNAL".into(),
+            ControlKey::Head | ControlKey::Trimmed => "JOURNAL".into(),
+            ControlKey::Cluster => "CLUSTER".into(),
             ControlKey::Entry(sequence) => bucket_pk(*sequence),
             ControlKey::Cell(_) | ControlKey::Count(_) => CELLS_PK.into(),
             ControlKey::History(key, _) => history_pk(key),
@@ -144,6 +153,8 @@ impl ControlKey {
     pub fn sk(&self) -> String {
         match self {
             ControlKey::Head => "HEAD".into(),
+            ControlKey::Trimmed => "TRIMMED".into(),
+            ControlKey::Cluster => "SETTINGS".into(),
             ControlKey::Entry(sequence) => format!("{:020}", sequence.get()),
             ControlKey::Cell(id) => format!("CELL#{id}"),
             ControlKey::Count(id) => format!("COUNT#{id}"),
@@ -155,7 +166,12 @@ impl ControlKey {
     /// `None` for a key that no record of ours has.
     pub fn parse(pk: &str, sk: &str) -> Option<Self> {
         let key = match (pk.split_once('#'), sk.split_once('#')) {
-            (None, None) if (pk, sk) == ("JOURNAL", "HEAD") => ControlKey::Head,
+            (None, None) => match (pk, sk) {
+                ("JOURNAL", "HEAD") => ControlKey::Head,
+                ("JOURNAL", "TRIMMED") => ControlKey::Trimmed,
+                ("CLUSTER", "SETTINGS") => ControlKey::Cluster,
+                _ => return None,
+            },
             (None, Some(("CELL", id))) => ControlKey::Cell(CellId::new(id).ok()?),
             (None, Some(("COUNT", id))) => ControlKey::Count(CellId::new(id).ok()?),
             (Some(("JOURNAL", _)), None) => ControlKey::Entry(Sequence::new(sk.parse().ok()?)),

@@ -11,9 +11,9 @@ use proptest::sample::select;
 
 use super::schema::ControlKey;
 use crate::domain::{
-    Cell, CellId, CellState, Change, Endpoint, Epoch, HistoryRecord, JournalEntry, Labels, Nonce,
-    PartitionKey, Placement, PlacementEvent, Region, RequestId, RequestRecord, Sequence,
-    StoredOutcome, Timestamp, Weight, WriteMode,
+    Cell, CellId, CellState, Change, Cluster, Endpoint, Epoch, HistoryRecord, JournalEntry, Labels,
+    LeaseDuration, Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId,
+    RequestRecord, Sequence, StoredOutcome, Timestamp, Weight, WriteMode,
 };
 
 pub fn key() -> impl Strategy<Value = PartitionKey> {
@@ -96,6 +96,15 @@ pub fn cell() -> impl Strategy<Value = Cell> {
     )
 }
 
+pub fn cluster() -> impl Strategy<Value = Cluster> {
+    let lease = (0..=60_000_u32).prop_map(|millis| LeaseDuration::from_millis(millis).unwrap());
+    (lease, option::of(time()), sequence()).prop_map(|(lease, updated, revision)| Cluster {
+        lease,
+        updated,
+        revision,
+    })
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         (placement(), option::of(cell_id()))
@@ -104,6 +113,7 @@ fn change() -> impl Strategy<Value = Change> {
         cell().prop_map(|cell| Change::CellCreated { cell }),
         cell().prop_map(|cell| Change::CellUpdated { cell }),
         cell_id().prop_map(|cell| Change::CellDeleted { cell }),
+        cluster().prop_map(|cluster| Change::ClusterUpdated { cluster }),
     ]
 }
 
@@ -156,6 +166,8 @@ pub fn request() -> impl Strategy<Value = RequestRecord> {
 pub fn control_key() -> impl Strategy<Value = ControlKey> {
     prop_oneof![
         Just(ControlKey::Head),
+        Just(ControlKey::Trimmed),
+        Just(ControlKey::Cluster),
         sequence().prop_map(ControlKey::Entry),
         cell_id().prop_map(ControlKey::Cell),
         cell_id().prop_map(ControlKey::Count),

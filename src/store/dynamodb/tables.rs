@@ -22,8 +22,8 @@ use super::client::call_timeouts;
 use super::error::{from_sdk, rejected};
 use super::schema::{CELL_ID_INDEX, TTL, TableNames, control, mapping};
 use super::{DynamoDbStore, StoreSettings, records};
-use crate::domain::Sequence;
-use crate::store::{Journal, StoreError};
+use crate::domain::{JournalId, Sequence};
+use crate::store::{Head, Journal, StoreError};
 
 /// Longest wait for the answer of one call. Calls that change tables take longer than reads.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -429,7 +429,10 @@ impl Tables<'_> {
             .client
             .put_item()
             .table_name(table)
-            .set_item(Some(records::head_item(Sequence::START)))
+            .set_item(Some(records::head_item(Head {
+                sequence: Sequence::START,
+                journal: JournalId::new(rand::random()),
+            })))
             .condition_expression(format!("attribute_not_exists({})", control::PK))
             .customize()
             .config_override(self.config());

@@ -48,7 +48,7 @@ impl Fixture {
     /// Commits writes at the journal's present head.
     async fn write(&self, writes: Vec<Write>) -> CommitOutcome {
         let head = self.store.journal.head().await.unwrap();
-        self.commit(&commit(head.next().get(), writes)).await
+        self.commit(&commit(head.sequence.next().get(), writes)).await
     }
 
     async fn must(&self, writes: Vec<Write>) {
@@ -64,7 +64,7 @@ impl Fixture {
     }
 
     async fn head(&self) -> u64 {
-        self.store.journal.head().await.unwrap().get()
+        self.store.journal.head().await.unwrap().sequence.get()
     }
 
     /// All pages of a listing, and how many there were. An endless one is cut off and fails.

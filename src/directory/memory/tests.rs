@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::fixtures::{key, placement};
-use super::memory::{Held, Memory};
-use crate::domain::{Change, Mapping, Placement};
+use super::{Held, Memory, Mode, Residence};
+use crate::directory::clock::Clock;
+use crate::directory::fixtures::{key, now, placed, placement};
+use crate::domain::{Change, Mapping};
 
 fn put(epoch: u64) -> Change {
     Change::Placed { placement: placement("k", "a", epoch), replaced: None }
@@ -19,34 +20,38 @@ fn gone(epoch: u64) -> Change {
     Change::Vacated { placement: placement("k", "a", epoch) }
 }
 
-fn read(epoch: u64) -> Arc<Placement> {
-    Arc::new(placement("k", "a", epoch))
+fn read(epoch: u64) -> Residence {
+    Residence::from(&placement("k", "a", epoch))
 }
 
 fn held(memory: &Memory) -> Option<u64> {
-    memory.get("k").map(|held| held.placement.epoch.get())
+    memory.get("k").map(|held| held.residence.epoch.get())
 }
 
 fn memory() -> Arc<Memory> {
-    Arc::new(Memory::new(1000))
+    memory_of(Mode::Bounded(1000))
+}
+
+fn memory_of(mode: Mode) -> Arc<Memory> {
+    Arc::new(Memory::new(mode, Clock::from_fn(now)))
 }
 
 #[test]
 fn a_late_reader_does_not_put_an_old_placement_over_a_newer_one() {
     let memory = memory();
     let (late, early) = (memory.begin_read(key("k")), memory.begin_read(key("k")));
-    assert!(early.keep(&read(2)));
-    assert!(!late.keep(&read(1)), "lower than what was told: not to be answered");
+    assert!(early.keep(read(2)));
+    assert!(!late.keep(read(1)), "lower than what was told: not to be answered");
     assert_eq!(held(&memory), Some(2));
     // One that read the same is in nobody's way.
     let (one, other) = (memory.begin_read(key("k")), memory.begin_read(key("k")));
-    assert!(one.keep(&read(2)) && other.keep(&read(2)));
+    assert!(one.keep(read(2)) && other.keep(read(2)));
 }
 
 #[test]
 fn entries_that_the_table_is_ahead_of_change_nothing() {
     let memory = memory();
-    assert!(memory.begin_read(key("k")).keep(&read(2)));
+    assert!(memory.begin_read(key("k")).keep(read(2)));
     for old in [put(1), gone(1)] {
         memory.apply(&[old], None);
         assert_eq!(held(&memory), Some(2));
@@ -64,14 +69,14 @@ fn a_read_that_is_ahead_of_what_overtook_it_is_kept() {
         let memory = memory();
         let ticket = memory.begin_read(key("k"));
         memory.apply(&[overtaking], None);
-        assert!(ticket.keep(&read(2)));
+        assert!(ticket.keep(read(2)));
         assert_eq!(held(&memory), Some(2));
     }
     // Of the same epoch: it may have been read before the tenant left.
     let memory = memory();
     let ticket = memory.begin_read(key("k"));
     memory.apply(&[gone(2)], None);
-    assert!(ticket.keep(&read(2)), "it may be answered: it was true");
+    assert!(ticket.keep(read(2)), "it may be answered: it was true");
     assert_eq!(held(&memory), None, "but it is not kept");
 }
 
@@ -83,11 +88,11 @@ fn what_was_read_from_a_table_that_was_replaced_is_not_kept() {
     memory.clear();
     let after = memory.begin_read(key("k"));
     for ticket in before {
-        assert!(ticket.keep(&read(9)));
+        assert!(ticket.keep(read(9)));
         assert_eq!(held(&memory), None);
     }
     drop(after);
-    assert!(memory.begin_read(key("k")).keep(&read(3)), "epochs start over with the table");
+    assert!(memory.begin_read(key("k")).keep(read(3)), "epochs start over with the table");
     assert_eq!(held(&memory), Some(3));
 }
 
@@ -103,12 +108,12 @@ fn a_round_lasts_from_change_to_change() {
     let later = memory.begin_read(key("k"));
     assert!(later.round() > first.round());
     // The old round's readers keep nothing that is not ahead; the new one's do.
-    assert!(first.keep(&read(1)));
+    assert!(first.keep(read(1)));
     assert_eq!(held(&memory), None);
-    assert!(later.keep(&read(2)));
+    assert!(later.keep(read(2)));
     assert_eq!(held(&memory), Some(2));
-    assert!(!joined.keep(&read(1)), "known as long as one reader is left");
-    assert!(memory.begin_read(key("k")).keep(&read(1)), "and not longer");
+    assert!(!joined.keep(read(1)), "known as long as one reader is left");
+    assert!(memory.begin_read(key("k")).keep(read(1)), "and not longer");
 }
 
 /// The age of what is held, for each way it came in.
@@ -121,7 +126,7 @@ fn an_entry_proves_nothing_about_the_present() {
     };
     let proof = tick();
     memory.proven(proof);
-    let close = |as_of: Instant, at: Instant| as_of <= at && at < as_of + Duration::from_micros(1);
+    let close = |as_of: Instant, at: Instant| as_of <= at && at < as_of + Duration::from_micros(2);
     tick();
     memory.apply(&[put(1)], None);
     assert!(close(memory.get("k").unwrap().as_of, proof), "not newer than the last proof");
@@ -133,7 +138,7 @@ fn an_entry_proves_nothing_about_the_present() {
     let announced = tick();
     memory.apply(&[put(3)], None);
     let _young = memory.begin_read(key("k"));
-    assert!(old.keep(&read(4)));
+    assert!(old.keep(read(4)));
     assert!(memory.get("k").unwrap().as_of <= announced);
 }
 
@@ -203,8 +208,8 @@ impl Chaos {
     /// Asks for a key as the cache layer does.
     fn ask(&self, at: usize) -> Option<(u64, Instant)> {
         let name = format!("k{at}");
-        if let Some(Held { placement, as_of }) = self.memory.get(&name) {
-            return Some((placement.epoch.get(), as_of));
+        if let Some(Held { residence, as_of, .. }) = self.memory.get(&name) {
+            return Some((residence.epoch.get(), as_of));
         }
         loop {
             let began = Instant::now();
@@ -212,7 +217,7 @@ impl Chaos {
             let mapping = self.table.lock().mappings[at].clone();
             std::thread::yield_now();
             let Mapping::Placed(placement) = mapping else { return None };
-            if ticket.keep(&Arc::new(placement.clone())) {
+            if ticket.keep(Residence::from(&placement)) {
                 return Some((placement.epoch.get(), began));
             }
         }
@@ -237,10 +242,14 @@ impl Chaos {
     }
 }
 
-fn chaos(capacity: usize, monotonic: bool) {
+fn chaos(mode: Mode, monotonic: bool) {
+    let capacity = match mode {
+        Mode::Whole => usize::MAX,
+        Mode::Bounded(capacity) => capacity,
+    };
     let table = Table { mappings: vec![Mapping::Absent; KEYS], ..Table::default() };
     let chaos = Chaos {
-        memory: Arc::new(Memory::new(capacity)),
+        memory: memory_of(mode),
         table: Mutex::new(table),
         applied: Mutex::new(0),
         answered: Default::default(),
@@ -267,7 +276,10 @@ fn chaos(capacity: usize, monotonic: bool) {
         let held = chaos.memory.get(&format!("k{at}"));
         found += usize::from(held.is_some());
         match held {
-            Some(held) => assert_eq!(Some(&*held.placement), mapping.placement(), "k{at}"),
+            Some(held) => {
+                let told = mapping.placement().map(Residence::from);
+                assert_eq!(Some(held.residence), told, "k{at}");
+            }
             None if capacity > KEYS => assert_eq!(mapping.placement(), None, "k{at}"),
             None => {}
         }
@@ -277,8 +289,8 @@ fn chaos(capacity: usize, monotonic: bool) {
 
 #[test]
 fn after_all_the_noise_memory_is_what_the_table_says() {
-    for _ in 0..3 {
-        chaos(1000, true);
+    for mode in [Mode::Bounded(1000), Mode::Whole, Mode::Whole] {
+        chaos(mode, true);
     }
 }
 
@@ -286,6 +298,64 @@ fn after_all_the_noise_memory_is_what_the_table_says() {
 #[test]
 fn eviction_brings_nothing_old_back() {
     for _ in 0..3 {
-        chaos(2, false);
+        chaos(Mode::Bounded(2), false);
     }
+}
+
+fn vacated(name: &str) -> Change {
+    Change::Vacated { placement: placement(name, "a", 1) }
+}
+
+#[test]
+fn a_read_that_the_journal_overtook_is_not_kept() {
+    let memory = memory();
+    for overtaking in [vacated("k"), placed("k", "b", None)] {
+        let ticket = memory.begin_read(key("k"));
+        memory.apply(std::slice::from_ref(&overtaking), Some(Instant::now()));
+        memory.holding.remove("k"); // evicted
+        assert!(ticket.keep(read(1)));
+        assert!(memory.get("k").is_none(), "{overtaking:?}");
+    }
+    let ticket = memory.begin_read(key("k"));
+    memory.clear();
+    assert!(ticket.keep(read(1)));
+    assert!(memory.get("k").is_none());
+}
+
+#[test]
+fn a_read_that_nothing_overtook_is_kept() {
+    let memory = memory();
+    memory.apply(&[vacated("k")], Some(Instant::now()));
+    let ticket = memory.begin_read(key("k"));
+    memory.apply(&[vacated("other")], Some(Instant::now()));
+    assert!(ticket.keep(read(2)));
+    assert_eq!(memory.get("k").unwrap().residence.epoch.get(), 2);
+    assert!(memory.reads.iter().all(|shard| shard.lock().is_empty()));
+}
+
+#[test]
+fn the_journal_puts_and_takes_away() {
+    let memory = memory();
+    memory.apply(&[placed("k", "a", None)], Some(Instant::now()));
+    assert_eq!(memory.get("k").unwrap().residence.cell.as_str(), "a");
+    memory.apply(&[vacated("k")], Some(Instant::now()));
+    assert!(memory.get("k").is_none());
+}
+
+#[test]
+fn the_age_is_counted_from_the_later_of_read_and_proof() {
+    let memory = memory();
+    let started = Instant::now();
+    let ticket = memory.begin_read(key("k"));
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(ticket.keep(read(1)));
+    let by_read = memory.get("k").unwrap().as_of;
+    assert!(by_read >= started && by_read.elapsed() >= Duration::from_millis(20));
+
+    std::thread::sleep(Duration::from_millis(20));
+    let poll = Instant::now();
+    memory.proven(poll);
+    memory.proven(started); // an older poll's proof, late: takes nothing back
+    let by_proof = memory.get("k").unwrap().as_of;
+    assert!(by_proof > by_read && by_proof <= poll);
 }
