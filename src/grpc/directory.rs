@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::admission::Admission;
+use super::controller::Class;
 use super::deadline::Deadline;
 use super::page::{self, Query};
 use super::status::{Fault, refine};
@@ -29,6 +32,7 @@ const IMPORT_CONCURRENCY: usize = 256;
 
 pub struct DirectoryService {
     pub directory: Directory,
+    pub admission: Admission,
 }
 
 /// What the layers say of a call.
@@ -67,8 +71,7 @@ impl CellDirectory for DirectoryService {
             ..parse::route_options(request.mode, request.constraints, request.fallback)?
         };
         let name = key.as_str().to_owned();
-        let answer = self.directory.route(caller.route(key, &Arc::new(options))).await;
-        let routed = answer.map_err(Fault::from)?;
+        let routed = self.route(&caller, key, options).await?;
         Ok(Response::new(self.resolved(&routed, name)))
     }
 
@@ -83,7 +86,19 @@ impl CellDirectory for DirectoryService {
             deadline: caller.deadline,
             ..parse::route_options(request.mode, request.constraints, request.fallback)?
         });
-        Ok(Response::new(self.batch(&caller, request.partition_keys, &options).await))
+        if self.admission.slots().full(Class::Critical) {
+            return Ok(Response::new(self.batch_in_memory(
+                &caller,
+                request.partition_keys,
+                &options,
+            )));
+        }
+        let mut answer = std::pin::pin!(self.batch(&caller, request.partition_keys, &options));
+        if let Poll::Ready(answer) = futures::poll!(answer.as_mut()) {
+            return Ok(Response::new(answer));
+        }
+        let _slot = self.admission.slots().take_anyway();
+        Ok(Response::new(answer.await))
     }
 
     async fn get_placement(
@@ -226,6 +241,59 @@ impl DirectoryService {
         known.unwrap_or_else(|| convert::resolved(routed, take(), None, now))
     }
 
+    /// Routes a tenant. One that is not in memory takes a place among those who wait for the table; where there is none left, the
+    /// call is refused.
+    async fn route(
+        &self,
+        caller: &Caller,
+        key: PartitionKey,
+        options: RouteOptions,
+    ) -> Result<Routed, Fault> {
+        let slots = self.admission.slots();
+        if slots.full(Class::Critical) {
+            return self.route_in_memory(caller, key, &Arc::new(in_memory(options)));
+        }
+        let mut answer = self.directory.route(caller.route(key, &Arc::new(options)));
+        if let Poll::Ready(answer) = futures::poll!(&mut answer) {
+            return answer.map_err(Fault::from);
+        }
+        let _slot = slots.take_anyway();
+        answer.await.map_err(Fault::from)
+    }
+
+    /// Routes a tenant who is in memory, and refuses any other. What is in memory is there at the first poll, and with `in_memory` options
+    /// nothing that was begun there can change anything.
+    fn route_in_memory(
+        &self,
+        caller: &Caller,
+        key: PartitionKey,
+        options: &Arc<RouteOptions>,
+    ) -> Result<Routed, Fault> {
+        let answer = self.directory.route(caller.route(key, options)).now_or_never();
+        answer.and_then(Result::ok).ok_or_else(|| self.admission.refuse(Class::Critical))
+    }
+
+    /// Like [`Self::batch`], but without the table.
+    fn batch_in_memory(
+        &self,
+        caller: &Caller,
+        keys: Vec<String>,
+        options: &RouteOptions,
+    ) -> v1::BatchResolveResponse {
+        let options = Arc::new(in_memory(options.clone()));
+        let began = Instant::now();
+        let result = |(at, key)| match PartitionKey::new(key) {
+            Ok(key) => match self.route_in_memory(caller, key, &options) {
+                Ok(routed) => convert::batch_result(&routed, began, || self.directory.now()),
+                Err(fault) => failed(fault),
+            },
+            Err(invalid) => failed(Fault::invalid(format!("partition_keys[{at}]"), &invalid)),
+        };
+        let results: Vec<_> = keys.into_iter().enumerate().map(result).collect();
+        let cells = self.addresses(&results);
+        v1::BatchResolveResponse { results, cells }
+    }
+
     async fn batch(
         &self,
         caller: &Caller,
@@ -284,6 +352,11 @@ impl DirectoryService {
             .peek(|registry| named.into_iter().filter_map(|id| address(registry, id)).collect());
         known.unwrap_or_default()
     }
+}
+
+/// Options for an answer from memory or none: no assignment, no guess.
+fn in_memory(options: RouteOptions) -> RouteOptions {
+    RouteOptions { assign: false, fallback: false, ..options }
 }
 
 fn failed(fault: Fault) -> v1::BatchResolveResult {
