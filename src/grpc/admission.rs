@@ -450,7 +450,7 @@ mod tests {
     impl Service<Request<()>> for Hanging {
         type Response = Response<Body>;
         type Error = std::convert::Infallible;
-        type Future = std::future::Pending<Result<Response<Body>, Self::Error>>;
+        type Future = Never;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
@@ -466,20 +466,11 @@ mod tests {
         Request::post(path).body(()).unwrap()
     }
 
+    type Never = std::future::Pending<Result<Response<Body>, std::convert::Infallible>>;
+    type UnderWay = Pin<Box<AdmissionFuture<Never>>>;
+
     /// Calls, polls once, and keeps what is not answered.
-    fn begin(
-        service: &mut Admitted<Hanging>,
-        path: &str,
-    ) -> Result<
-        Pin<
-            Box<
-                AdmissionFuture<
-                    std::future::Pending<Result<Response<Body>, std::convert::Infallible>>,
-                >,
-            >,
-        >,
-        Status,
-    > {
+    fn begin(service: &mut Admitted<Hanging>, path: &str) -> Result<UnderWay, Status> {
         let mut call = Box::pin(service.call(request(path)));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match call.as_mut().poll(&mut cx) {

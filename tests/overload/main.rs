@@ -11,7 +11,6 @@ mod celld;
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod embedded;
 #[path = "../support/otlp/mod.rs"]
-#[allow(dead_code, reason = "each test program uses its own part")]
 mod otlp;
 #[path = "../api/valve.rs"]
 mod valve;
