@@ -12,8 +12,9 @@
 //! tonic would do the same way.
 //!
 //! **No call is lost when a connection ends.** A GOAWAY is sent in two steps (hyper does that): the first still lets all streams in that
-//! the client opened before it read it, the second comes after a round trip and names the last one. A drain takes the
-//! connections that wait in the listener's backlog too: their clients may have sent a call already.
+//! the client opened before it read it, the second comes after a round trip and names the last one. What a client sends after that, because it
+//! answered the ping first, was not looked at, and gRPC has its clients send it again elsewhere. A drain takes the connections that wait
+//! in the listener's backlog too: their clients may have sent a call already.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};

@@ -1,6 +1,7 @@
 //! A bare HTTP/2 client that behaves as gRPC's standard asks of every client: it uses a connection once the server's settings are there,
-//! begins no call on one that was told to go away, and begins a call that never left on another. It repeats nothing else: a call
-//! whose stream was opened and that is not answered is lost.
+//! begins no call on one that was told to go away, and begins a call anew that no server has looked at: one that never left, or one that crossed
+//! the last GOAWAY and is beyond the stream which that names (gRPC's "transparent retries"; h2 sends the answer to a ping before what
+//! it has queued, so this happens). It repeats nothing else: any other call that is not answered is lost.
 
 use std::net::SocketAddr;
 
@@ -15,7 +16,7 @@ use tonic::{Code, Status};
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Lost {
-    /// The call never left.
+    /// No server has looked at the call.
     NotSent,
     Failed(String),
 }
@@ -67,7 +68,13 @@ impl Connection {
         frame.extend(message);
         // The server may have refused it by its headers alone.
         let _ = stream.send_data(Bytes::from(frame), true);
-        let answer = answer.await.map_err(failed)?;
+        let answer = answer.await.map_err(|error| {
+            // h2 says so of streams beyond the last one of a GOAWAY, and of no others.
+            let unseen = error.is_go_away()
+                && error.is_remote()
+                && error.reason() == Some(h2::Reason::NO_ERROR);
+            if unseen { Lost::NotSent } else { failed(error) }
+        })?;
         if answer.status() != 200 {
             return Ok(Status::unknown(format!("http {}", answer.status().as_u16())));
         }
