@@ -16,7 +16,9 @@ use crate::directory::{
 };
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
 use crate::embedded::{Embedded, EmbeddedError};
-use crate::grpc::{self, BoundServer, ServeError, ServerSettings};
+use crate::grpc::{
+    self, AdmissionSettings, BoundServer, ConnectionSettings, ServeError, ServerSettings,
+};
 use crate::store::dynamodb::{
     self, DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, tables,
 };
@@ -372,8 +374,28 @@ pub fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerS
     Ok(ServerSettings {
         tls,
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
-        max_concurrent_streams: config.max_concurrent_streams,
+        connections: ConnectionSettings {
+            max_connections: config.max_connections,
+            handshake_timeout: config.handshake_timeout,
+            idle_timeout: config.idle_timeout,
+            max_age: config.max_connection_age,
+            age_grace: config.connection_grace,
+            keepalive_interval: config.keepalive_interval,
+            keepalive_timeout: config.keepalive_timeout,
+            max_concurrent_streams: config.max_concurrent_streams,
+            // HTTP/2 refuses without a reason; up to here the admission does, with one.
+            max_header_list: config.max_header_bytes.saturating_mul(2),
+        },
+        admission: AdmissionSettings {
+            max_queue_delay: config.max_queue_delay,
+            max_in_flight: config.max_in_flight,
+            max_refusal_hold: config.max_refusal_hold,
+            max_header_bytes: config.max_header_bytes,
+        },
+        drain_delay: config.drain_delay,
         drain_timeout: config.drain_timeout,
+        draining: CancellationToken::new(),
+        overload: telemetry.overload_metrics(),
         tracer: RpcTracer {
             head: telemetry.head_sampler(),
             late: telemetry.late_spans(),

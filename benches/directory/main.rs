@@ -3,9 +3,10 @@
 //! ```text
 //! cargo bench --bench directory -- resolve     gRPC hits against a bare tonic echo of the same messages
 //! cargo bench --bench directory -- assign      new keys against single conditional puts, on each engine
+//! cargo bench --bench directory -- overload    ten times the calls that can be served, for 60 seconds, and what is still served
 //! ```
 //!
-//! Options: `--rounds N` (default 5 pairs), `--seconds N` a measurement (default 2), `--placements N` (default 1,000,000),
+//! Options: `--rounds N` (default 5 pairs), `--seconds N` a measurement (default 2, 60 for `overload`), `--placements N` (default 1,000,000),
 //! `--engine embedded|dynamodb-local|both` for `assign`. Baseline and directory take turns, and the ratio is the median of the pairs', so
 //! that a machine whose speed drifts does not decide it.
 
@@ -13,6 +14,7 @@ mod assign;
 mod collector;
 mod echo;
 mod load;
+mod overload;
 mod resolve;
 mod service;
 
@@ -42,9 +44,11 @@ fn main() {
             text.parse().unwrap_or_else(|_| panic!("{name} takes a number, not {text:?}"))
         })
     };
+    let which = arguments.first().map(String::as_str);
+    let seconds = if which == Some("overload") { 60 } else { 2 };
     let options = Options {
         rounds: number("--rounds", 5),
-        duration: Duration::from_secs(number("--seconds", 2) as u64),
+        duration: Duration::from_secs(number("--seconds", seconds) as u64),
         placements: number("--placements", 1_000_000),
         engines: match option("--engine").as_deref() {
             Some("embedded") => vec![assign::Engine::Embedded],
@@ -53,11 +57,12 @@ fn main() {
             Some(other) => panic!("--engine takes embedded, dynamodb-local or both, not {other:?}"),
         },
     };
-    match arguments.first().map(String::as_str) {
+    match which {
         Some("resolve") => resolve::run(&options),
         Some("assign") => assign::run(&options),
+        Some("overload") => overload::run(&options),
         _ => {
-            eprintln!("usage: cargo bench --bench directory -- resolve|assign [options]");
+            eprintln!("usage: cargo bench --bench directory -- resolve|assign|overload [options]");
             std::process::exit(2);
         }
     }

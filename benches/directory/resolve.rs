@@ -113,7 +113,8 @@ async fn sample(address: std::net::SocketAddr) -> echo::Echo {
     echo::Echo { resolve, batch }
 }
 
-async fn fill(directory: &Directory, placements: usize) {
+/// Places tenants in three cells.
+pub async fn fill(directory: &Directory, placements: usize) {
     for id in ["cell-a", "cell-b", "cell-c"] {
         directory.create_cell(cell(id), Mutation::default()).await.unwrap();
     }

@@ -39,6 +39,15 @@ pub mod bound {
     /// Never below the ten minutes for which DynamoDB itself keeps a client request token.
     pub const REQUEST_ID_RETENTION: Span = Duration::from_secs(10 * 60)..=days(90);
     pub const DRAIN_TIMEOUT: Span = Duration::ZERO..=HOUR;
+    pub const DRAIN_DELAY: Span = Duration::ZERO..=Duration::from_secs(5 * 60);
+    pub const HANDSHAKE_TIMEOUT: Span = Duration::from_millis(10)..=MINUTE;
+    pub const IDLE_TIMEOUT: Span = Duration::from_millis(100)..=days(1);
+    pub const MAX_CONNECTION_AGE: Span = Duration::from_millis(100)..=days(365);
+    pub const CONNECTION_GRACE: Span = Duration::ZERO..=HOUR;
+    pub const KEEPALIVE_INTERVAL: Span = Duration::from_millis(100)..=HOUR;
+    pub const KEEPALIVE_TIMEOUT: Span = Duration::from_millis(100)..=MINUTE;
+    pub const MAX_QUEUE_DELAY: Span = MS..=MINUTE;
+    pub const MAX_REFUSAL_HOLD: Span = Duration::ZERO..=Duration::from_secs(10);
     pub const OTLP_TIMEOUT: Span = Duration::from_millis(10)..=MINUTE;
     pub const METRICS_INTERVAL: Span = Duration::from_millis(100)..=Duration::from_secs(10 * 60);
 
@@ -49,6 +58,9 @@ pub mod bound {
     pub const BATCH_CONCURRENCY: RangeInclusive<u32> = 1..=1024;
     pub const MAX_MESSAGE_BYTES: RangeInclusive<u32> = 1024..=67_108_864;
     pub const MAX_CONCURRENT_STREAMS: RangeInclusive<u32> = 1..=100_000;
+    pub const MAX_CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
+    pub const MAX_HEADER_BYTES: RangeInclusive<u32> = 1024..=1_048_576;
+    pub const MAX_IN_FLIGHT: RangeInclusive<u32> = 4..=1_000_000;
     pub const TRACE_SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 
     /// Characters of a table prefix. DynamoDB allows 255 for the whole name; the rest is for our names and cell ids.
@@ -184,7 +196,58 @@ pub struct Config {
     #[arg(long, default_value = "1000", value_parser = number(bound::MAX_CONCURRENT_STREAMS))]
     pub max_concurrent_streams: u32,
 
-    /// Time that open calls get to finish at shutdown, 0s to 1h
+    /// Largest headers of a call accepted, in bytes as HTTP/2 counts them, 1024 to 1048576
+    #[arg(long, default_value = "16384", value_parser = number(bound::MAX_HEADER_BYTES))]
+    pub max_header_bytes: u32,
+
+    /// Connections open at the same time; further ones are closed at once, 1 to 1000000
+    #[arg(long, default_value = "10000", value_parser = number(bound::MAX_CONNECTIONS))]
+    pub max_connections: u32,
+
+    /// Time a new connection has until its TLS and HTTP/2 handshakes are done, 10ms to 1m
+    #[arg(long, default_value = "10s", value_parser = duration(bound::HANDSHAKE_TIMEOUT))]
+    pub handshake_timeout: Duration,
+
+    /// Time after which a connection without a call is ended, 100ms to 1d; at most a quarter more
+    #[arg(long, default_value = "30m", value_parser = duration(bound::IDLE_TIMEOUT))]
+    pub idle_timeout: Duration,
+
+    /// Age at which a connection is ended so that its client connects anew, 100ms to 365d; differs by up to a tenth
+    #[arg(long, default_value = "1h", value_parser = duration(bound::MAX_CONNECTION_AGE))]
+    pub max_connection_age: Duration,
+
+    /// Time that open calls get to finish on a connection that is ended for its age, 0s to 1h
+    #[arg(long, default_value = "1m", value_parser = duration(bound::CONNECTION_GRACE))]
+    pub connection_grace: Duration,
+
+    /// Time between two HTTP/2 pings to a client, 100ms to 1h
+    #[arg(long, default_value = "30s", value_parser = duration(bound::KEEPALIVE_INTERVAL))]
+    pub keepalive_interval: Duration,
+
+    /// Time that a client has to answer a ping before its connection is cut, 100ms to 1m
+    #[arg(long, default_value = "10s", value_parser = duration(bound::KEEPALIVE_TIMEOUT))]
+    pub keepalive_timeout: Duration,
+
+    /// Time for which calls may wait for a processor, 1ms to 1m: a queue that stands above it sheds resolves, above three
+    /// quarters of it changes, above half of it lists
+    #[arg(long, default_value = "20ms", value_parser = duration(bound::MAX_QUEUE_DELAY))]
+    pub max_queue_delay: Duration,
+
+    /// Calls that wait for the table at the same time, 4 to 1000000: resolves may take all, changes three quarters,
+    /// lists half
+    #[arg(long, default_value = "4096", value_parser = number(bound::MAX_IN_FLIGHT))]
+    pub max_in_flight: u32,
+
+    /// Longest time for which a refusal is held back while refusals are many, 0s to 10s
+    #[arg(long, default_value = "1s", value_parser = duration(bound::MAX_REFUSAL_HOLD))]
+    pub max_refusal_hold: Duration,
+
+    /// Time for which a server that is told to stop goes on taking calls, its health NOT_SERVING, so that balancers turn
+    /// away first, 0s to 5m
+    #[arg(long, default_value = "500ms", value_parser = duration(bound::DRAIN_DELAY))]
+    pub drain_delay: Duration,
+
+    /// Time that open calls get to finish at shutdown, after the drain delay, 0s to 1h
     #[arg(long, default_value = "30s", value_parser = duration(bound::DRAIN_TIMEOUT))]
     pub drain_timeout: Duration,
 
@@ -462,6 +525,18 @@ mod tests {
         ("max_message_bytes", "1024", "67108864", "1023", "67108865"),
         ("max_concurrent_streams", "1", "100000", "0", "100001"),
         ("drain_timeout", "0s", "1h", "-1s", "61m"),
+        ("drain_delay", "0s", "5m", "-1s", "6m"),
+        ("max_header_bytes", "1024", "1048576", "1023", "1048577"),
+        ("max_connections", "1", "1000000", "0", "1000001"),
+        ("handshake_timeout", "10ms", "1m", "9ms", "61s"),
+        ("idle_timeout", "100ms", "1d", "99ms", "25h"),
+        ("max_connection_age", "100ms", "365d", "99ms", "366d"),
+        ("connection_grace", "0s", "1h", "-1s", "61m"),
+        ("keepalive_interval", "100ms", "1h", "99ms", "61m"),
+        ("keepalive_timeout", "100ms", "1m", "99ms", "61s"),
+        ("max_queue_delay", "1ms", "1m", "999us", "61s"),
+        ("max_in_flight", "4", "1000000", "3", "1000001"),
+        ("max_refusal_hold", "0s", "10s", "-1s", "11s"),
         ("otlp_timeout", "10ms", "1m", "9ms", "61s"),
         ("trace_sample_ratio", "0", "1", "NaN", "inf"),
         ("metrics_interval", "100ms", "10m", "99ms", "11m"),

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::admission::Admission;
+use super::controller::Class;
 use super::deadline::Deadline;
 use super::page::{self, Query};
 use super::status::{Fault, refine};
@@ -31,6 +34,7 @@ const IMPORT_CONCURRENCY: usize = 256;
 
 pub struct DirectoryService {
     pub directory: Directory,
+    pub admission: Admission,
     /// Cancelled when streams are to end.
     pub draining: CancellationToken,
 }
@@ -71,8 +75,7 @@ impl CellDirectory for DirectoryService {
             ..parse::route_options(request.mode, request.constraints, request.fallback)?
         };
         let name = key.as_str().to_owned();
-        let answer = self.directory.route(caller.route(key, &Arc::new(options))).await;
-        let routed = answer.map_err(Fault::from)?;
+        let routed = self.route(&caller, key, options).await?;
         Ok(Response::new(self.resolved(&routed, name)))
     }
 
@@ -87,7 +90,17 @@ impl CellDirectory for DirectoryService {
             deadline: caller.deadline,
             ..parse::route_options(request.mode, request.constraints, request.fallback)?
         });
-        Ok(Response::new(self.batch(&caller, request.partition_keys, &options).await))
+        let keys = request.partition_keys;
+        if self.admission.slots().full(Class::Critical) {
+            let options = Arc::new(in_memory(RouteOptions::clone(&options)));
+            return Ok(Response::new(self.batch(&caller, keys, &options, true).await));
+        }
+        let mut answer = std::pin::pin!(self.batch(&caller, keys, &options, false));
+        if let Poll::Ready(answer) = futures::poll!(answer.as_mut()) {
+            return Ok(Response::new(answer));
+        }
+        let _slot = self.admission.slots().take_anyway();
+        Ok(Response::new(answer.await))
     }
 
     async fn get_placement(
@@ -251,11 +264,40 @@ impl DirectoryService {
         known.unwrap_or_else(|| convert::resolved(routed, take(), None, clock))
     }
 
+    /// Routes a tenant. One that is not in memory takes a place among those who wait for the table; where there is none left, the
+    /// call is refused.
+    async fn route(
+        &self,
+        caller: &Caller,
+        key: PartitionKey,
+        options: RouteOptions,
+    ) -> Result<Routed, Fault> {
+        let slots = self.admission.slots();
+        if slots.full(Class::Critical) {
+            return self.route_in_memory(caller.route(key, &Arc::new(in_memory(options))));
+        }
+        let mut answer = self.directory.route(caller.route(key, &Arc::new(options)));
+        if let Poll::Ready(answer) = futures::poll!(&mut answer) {
+            return answer.map_err(Fault::from);
+        }
+        let _slot = slots.take_anyway();
+        answer.await.map_err(Fault::from)
+    }
+
+    /// Routes a tenant who is in memory, and refuses any other. What is in memory is there at the first poll, and with `in_memory` options
+    /// nothing that was begun there can change anything.
+    fn route_in_memory(&self, request: RouteRequest) -> Result<Routed, Fault> {
+        let answer = self.directory.route(request).now_or_never();
+        answer.and_then(Result::ok).ok_or_else(|| self.admission.refuse(Class::Critical))
+    }
+
+    /// With `in_memory`, keys that are not are refused.
     async fn batch(
         &self,
         caller: &Caller,
         keys: Vec<String>,
         options: &Arc<RouteOptions>,
+        in_memory: bool,
     ) -> v1::BatchResolveResponse {
         let mut requests = Vec::with_capacity(keys.len());
         let mut faults = Vec::new();
@@ -269,14 +311,22 @@ impl DirectoryService {
             }
         }
         let mut oldest = convert::Oldest::default();
-        let make = |answer: Result<Routed, directory::Error>| match answer {
+        let mut make = |answer: Result<Routed, Fault>| match answer {
             Ok(routed) => {
                 oldest.take(&routed);
                 convert::batch_result(&routed, || self.directory.now())
             }
-            Err(error) => failed(error.into()),
+            Err(fault) => failed(fault),
         };
-        let mut results = self.directory.route_all(requests.into_iter(), make).await;
+        let requests = requests.into_iter();
+        let mut results: Vec<_> = match in_memory {
+            true => requests.map(|request| make(self.route_in_memory(request))).collect(),
+            false => {
+                let make =
+                    |answer: Result<Routed, directory::Error>| make(answer.map_err(Fault::from));
+                self.directory.route_all(requests, make).await
+            }
+        };
         // In ascending order, so that each finds its place among those before it.
         for (at, fault) in faults {
             results.insert(at, fault);
@@ -314,6 +364,11 @@ impl DirectoryService {
             .peek(|registry| named.into_iter().filter_map(|id| address(registry, id)).collect());
         known.unwrap_or_default()
     }
+}
+
+/// Options for an answer from memory or none: no assignment, no guess.
+fn in_memory(options: RouteOptions) -> RouteOptions {
+    RouteOptions { assign: false, fallback: false, ..options }
 }
 
 fn failed(fault: Fault) -> v1::BatchResolveResult {

@@ -1,6 +1,9 @@
 //! The gRPC edge: parses requests into domain types, asks the directory, translates answers and errors. Decides nothing.
 
 mod admin;
+mod admission;
+mod connections;
+mod controller;
 mod convert;
 mod deadline;
 mod directory;
@@ -8,8 +11,11 @@ mod page;
 mod parse;
 mod rpc;
 mod status;
+mod tls;
 mod watch;
 
+pub use admission::AdmissionSettings;
+pub use connections::ConnectionSettings;
 pub use status::{DOMAIN, Reason};
 
 use std::net::SocketAddr;
@@ -17,26 +23,19 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::ServiceBuilder;
 
 use crate::directory::Directory;
 use crate::proto::v1::cell_admin_server::CellAdminServer;
 use crate::proto::v1::cell_directory_server::CellDirectoryServer;
+use crate::telemetry::OverloadMetrics;
 use crate::telemetry::rpc::RpcTracer;
-
-/// Connections that say nothing are asked for a sign of life this often, and dropped without one.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Largest header list taken, in bytes.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
-
-/// How long a replica that is about to stop goes on serving, flagged NOT_SERVING, so that load balancers turn away first.
-const NOTICE: Duration = Duration::from_millis(500);
+use admission::{Admission, AdmissionLayer};
 
 type Directories = CellDirectoryServer<directory::DirectoryService>;
 type Admins = CellAdminServer<admin::AdminService>;
@@ -46,8 +45,16 @@ pub struct ServerSettings {
     /// Certificate chain and private key, PEM.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
     pub max_message_bytes: usize,
-    pub max_concurrent_streams: u32,
+    pub connections: ConnectionSettings,
+    pub admission: AdmissionSettings,
+    /// How long a replica that is about to stop goes on serving, flagged NOT_SERVING, so that load balancers turn away first.
+    pub drain_delay: Duration,
+    /// How long calls under way may take after that.
     pub drain_timeout: Duration,
+    /// Cancelled by the server after the drain delay, when it turns callers away: answers that stream end then, in order, with whatever
+    /// lets the caller go on elsewhere.
+    pub draining: CancellationToken,
+    pub overload: OverloadMetrics,
     pub tracer: RpcTracer,
     /// Spans are exported.
     pub traced: bool,
@@ -61,9 +68,9 @@ pub enum ServeError {
     #[error(
         "cannot use the certificate and its key: {0}; check the files of --tls-cert and --tls-key"
     )]
-    Tls(String),
-    #[error("cannot serve: {0}")]
-    Transport(#[from] tonic::transport::Error),
+    Tls(#[from] tls::TlsError),
+    #[error("cannot serve: the task that watches for overload has ended")]
+    Unwatched,
     #[error("cannot describe the services: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -96,41 +103,47 @@ impl BoundServer {
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
         // First, before anything is waited for: nobody is told that this serves if it cannot.
-        let mut server = Server::builder();
-        if let Some((certificate, key)) = &settings.tls {
-            let identity = Identity::from_pem(certificate, key);
-            let tls = ServerTlsConfig::new().identity(identity);
-            server = server.tls_config(tls).map_err(|error| ServeError::Tls(innermost(&error)))?;
-        }
+        let tls = match &settings.tls {
+            Some((certificate, key)) => Some(tls::server(certificate, key)?),
+            None => None,
+        };
         let (health, health_service) = tonic_health::server::health_reporter();
         set_health(&health, ServingStatus::NotServing).await;
+        let admission = Admission::new(settings.admission);
         let limit = settings.max_message_bytes;
-        let drained = CancellationToken::new();
-        let service =
-            directory::DirectoryService { directory: directory.clone(), draining: drained.clone() };
-        let directories = CellDirectoryServer::new(service).max_decoding_message_size(limit);
-        let admins = CellAdminServer::new(admin::AdminService { directory: directory.clone() })
-            .max_decoding_message_size(limit);
-
-        let serving = server
-            .max_concurrent_streams(settings.max_concurrent_streams)
-            .http2_max_header_list_size(MAX_HEADER_BYTES)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        let directories = CellDirectoryServer::new(directory::DirectoryService {
+            directory: directory.clone(),
+            admission: admission.clone(),
+            draining: settings.draining.clone(),
+        });
+        let admins = CellAdminServer::new(admin::AdminService { directory: directory.clone() });
+        let routes = Routes::new(health_service)
+            .add_service(reflection()?.build_v1()?)
+            .add_service(reflection()?.build_v1alpha()?)
+            .add_service(directories.max_decoding_message_size(limit))
+            .add_service(admins.max_decoding_message_size(limit));
+        let stack = ServiceBuilder::new()
             // Sees every call and its final status, those that the layers below refuse included.
             .layer(rpc::RpcLayer::new(settings.tracer, settings.traced))
             // Ends calls whose caller no longer waits.
             .layer(deadline::DeadlineLayer)
-            .add_service(health_service)
-            .add_service(reflection()?.build_v1()?)
-            .add_service(reflection()?.build_v1alpha()?)
-            .add_service(directories)
-            .add_service(admins)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(self.listener).with_nodelay(Some(true)),
-                drained.clone().cancelled_owned(),
-            );
-        let draining = async {
+            // Refuses what is too much, before any of it is read.
+            .layer(AdmissionLayer(admission.clone()))
+            .service(routes.prepare());
+
+        // A task of its own, so that it waits for a processor as the calls do.
+        let watching = admission.run(settings.overload.clone());
+        let watching = AbortOnDropHandle::new(tokio::spawn(watching));
+        let draining = settings.draining;
+        let serving = connections::serve(
+            self.listener,
+            tls,
+            stack,
+            settings.connections,
+            draining.clone(),
+            settings.overload,
+        );
+        let drain = async {
             directory.ready(&stop).await;
             if !stop.is_cancelled() {
                 set_health(&health, ServingStatus::Serving).await;
@@ -138,27 +151,20 @@ impl BoundServer {
             stop.cancelled().await;
             tracing::info!("draining: taking no new calls soon, finishing those under way");
             set_health(&health, ServingStatus::NotServing).await;
-            tokio::time::sleep(NOTICE.min(settings.drain_timeout)).await;
+            tokio::time::sleep(settings.drain_delay).await;
             // Watchers of health would keep their connections open for ever.
             clear_health(health).await;
-            drained.cancel();
+            draining.cancel();
             tokio::time::sleep(settings.drain_timeout).await;
         };
         tokio::select! {
-            ended = serving => Ok(ended?),
-            () = draining => {
+            () = serving => Ok(()),
+            () = drain => {
                 tracing::warn!("calls were still under way at the end of the drain timeout");
                 Ok(())
             }
+            _ = watching => Err(ServeError::Unwatched),
         }
-    }
-}
-
-/// What is at the bottom of an error: tonic's own says only which part of it failed.
-fn innermost(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => innermost(source),
-        None => error.to_string(),
     }
 }
 

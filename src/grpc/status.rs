@@ -80,7 +80,9 @@ reasons! {
     ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,
     StateChangeNotAllowed = "STATE_CHANGE_NOT_ALLOWED": FailedPrecondition,
     MessageTooLarge = "MESSAGE_TOO_LARGE": ResourceExhausted,
+    HeadersTooLarge = "HEADERS_TOO_LARGE": ResourceExhausted,
     TooManyChanges = "TOO_MANY_CHANGES": ResourceExhausted,
+    Overloaded = "OVERLOADED": ResourceExhausted,
     DeadlineExceeded = "DEADLINE_EXCEEDED": DeadlineExceeded,
     OutcomeUnknown = "OUTCOME_UNKNOWN": DeadlineExceeded,
     Cancelled = "CANCELLED": Cancelled,
@@ -144,6 +146,15 @@ impl Fault {
             "page_token",
             "is not a token of this query; send next_page_token as it was answered, or nothing to start over",
         )
+    }
+
+    /// The server is overloaded: the call was not begun. `retry_after` should differ from call to call.
+    pub fn overloaded(retry_after: Duration) -> Self {
+        Self::new(
+            Reason::Overloaded,
+            "the server is overloaded; nothing was changed, wait before trying again or try another replica",
+        )
+        .retry(retry_after)
     }
 
     fn retry(mut self, after: Duration) -> Self {

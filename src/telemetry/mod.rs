@@ -20,6 +20,7 @@ pub mod export;
 pub mod late;
 pub mod metrics;
 pub mod names;
+pub mod overload;
 mod pipeline;
 pub mod propagation;
 pub mod rpc;
@@ -40,6 +41,7 @@ use tracing::Dispatch;
 pub use decisions::DecisionMetrics;
 pub use late::{LateSpan, LateSpans};
 pub use metrics::{RpcMethod, RpcMetrics};
+pub use overload::OverloadMetrics;
 pub use pipeline::FLUSH_TIMEOUT;
 pub use sampling::HeadSampler;
 pub use tenant::TenantLabel;
@@ -215,6 +217,11 @@ impl Telemetry {
     /// The metrics of routing decisions. To be made once and cloned, so that there is one set of cell labels.
     pub fn decision_metrics(&self) -> DecisionMetrics {
         DecisionMetrics::new(&self.meter)
+    }
+
+    /// The metrics of admission and of connections.
+    pub fn overload_metrics(&self) -> OverloadMetrics {
+        OverloadMetrics::new(&self.meter)
     }
 
     /// For further instruments.

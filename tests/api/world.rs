@@ -24,7 +24,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 
 /// For every server here. Budgets are wide, because what is tested is what is answered on a busy machine, not when; and expired placements
 /// stay until a case wants them swept.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 15] = [
     "--read-timeout=20s",
     "--lookup-budget=50s",
     "--commit-timeout=20s",
@@ -39,6 +39,7 @@ const FLAGS: [&str; 14] = [
     "--retry-budget-ratio=1",
     "--retry-budget-floor=1000",
     "--max-message-bytes=262144",
+    "--max-queue-delay=1m",
 ];
 
 /// Something that speaks DynamoDB's protocol. The embedded one lives as long as a test holds it.
