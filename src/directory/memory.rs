@@ -233,12 +233,12 @@ impl ReadTicket {
         let Some(reads) = shard.get_mut(&self.key) else {
             return false;
         };
-        let overtaken = reads.newest.is_some_and(|newest| newest > placement.epoch);
-        if overtaken && !mutants::is(Mutant::NoEpochCheck) {
+        let unchecked = mutants::is(Mutant::NoEpochCheck);
+        if !unchecked && reads.newest.is_some_and(|newest| newest > placement.epoch) {
             return false;
         }
         let undisturbed = reads.round == self.round && !reads.overtaken;
-        let ahead = reads.newest.is_none_or(|newest| newest < placement.epoch);
+        let ahead = unchecked || reads.newest.is_none_or(|newest| newest < placement.epoch);
         reads.tell(placement.epoch);
         if self.round >= reads.oldest && (undisturbed || ahead) {
             let current_at = self.memory.nanos(self.began);

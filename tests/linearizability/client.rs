@@ -213,9 +213,9 @@ impl Client {
     /// How long to wait for an answer: mostly for as long as the service may take, sometimes hardly at all.
     fn patience(&mut self) -> Duration {
         let millis = match self.random.random_range(0..100) {
-            0..3 => self.random.random_range(3..40),
-            3..20 => self.random.random_range(100..400),
-            _ => 1500,
+            0..6 => self.random.random_range(3..40),
+            6..25 => self.random.random_range(60..300),
+            _ => 1000,
         };
         Duration::from_millis(millis)
     }

@@ -61,7 +61,7 @@ const HISTORIES: u64 = 20;
 const SECONDS: u64 = 7;
 
 /// How often a key gives way to a new one.
-const TURN: Duration = Duration::from_millis(100);
+const TURN: Duration = Duration::from_millis(200);
 
 /// Longest time from the end of all faults until all replicas answer again.
 const RECOVERY: Duration = Duration::from_secs(20);

@@ -8,13 +8,13 @@ use serde::Deserialize;
 use crate::record::{End, Kind, Totals};
 
 /// Answered operations a second below which a run is invalid: too little happened at the same time to prove anything.
-const MIN_RATE: f64 = 100.0;
+const MIN_RATE: f64 = 40.0;
 
 /// The share of writes of unknown outcome below which a run is invalid.
 const MIN_AMBIGUOUS: f64 = 0.05;
 
 /// Answers of each kind, for each second.
-const MIN_OF_EACH_KIND: f64 = 8.0;
+const MIN_OF_EACH_KIND: f64 = 2.0;
 
 /// Longest time for one key's operations. More is no answer.
 const LIMIT: &str = "20s";
