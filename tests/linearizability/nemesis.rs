@@ -32,7 +32,9 @@ pub enum Evil {
     Hang,
     /// Replies to writes are lost.
     LoseReplies,
-    /// Writes are lost.
+    /// Replies to writes never come.
+    HoldReplies,
+    /// Requests are lost.
     LoseRequests,
     /// Writes arrive when everybody has given up.
     Late,
@@ -41,11 +43,18 @@ pub enum Evil {
     Throttle,
 }
 
-/// The lanes: what is done to processes, to all traffic, and to writes.
+/// The lanes: what is done to processes, to all traffic, and to single requests.
 const LANES: [&[Evil]; 3] = [
     &[Evil::Kill, Evil::Pause],
     &[Evil::Cut, Evil::Slow, Evil::Hang],
-    &[Evil::LoseReplies, Evil::LoseRequests, Evil::Late, Evil::Fail, Evil::Throttle],
+    &[
+        Evil::LoseReplies,
+        Evil::HoldReplies,
+        Evil::LoseRequests,
+        Evil::Late,
+        Evil::Fail,
+        Evil::Throttle,
+    ],
 ];
 
 pub fn kinds() -> impl Iterator<Item = Evil> {
@@ -131,6 +140,7 @@ impl Nemesis {
             Evil::Slow => (Rule::all(Fault::Slow(lasting(10..120))), lasting(200..1000)),
             Evil::Hang => (Rule::all(Fault::Hang), lasting(150..900)),
             Evil::LoseReplies => (Rule::on(WRITE, Fault::LoseReply).every(2), lasting(200..800)),
+            Evil::HoldReplies => (Rule::on(WRITE, Fault::HangReply).every(2), lasting(200..800)),
             Evil::LoseRequests => (Rule::all(Fault::LoseRequest).every(3), lasting(200..800)),
             Evil::Fail => (Rule::all(Fault::INTERNAL).every(2), lasting(200..800)),
             Evil::Throttle => (Rule::all(Fault::THROUGHPUT).every(2), lasting(200..800)),
