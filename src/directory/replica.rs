@@ -134,8 +134,10 @@ impl Replica {
                 applied = %known.applied(), %head,
                 "the journal went back, as after a restore: forgetting what is held and reading it anew"
             );
-            self.memory.clear();
         }
+        // The first time, too: what was read from the table before the head was, an entry up to the head may have changed, and that
+        // entry will not be applied. Kept, it would be proven current by every poll from now on.
+        self.memory.clear();
         tracing::info!(%head, cells = loaded.cells().count(), "read the registry of cells");
         self.registry.store(Some(Arc::new(loaded)));
         Ok(head)
@@ -167,8 +169,8 @@ pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: Cancellatio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, placed};
-    use crate::domain::{CellId, Change};
+    use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, placed, placement};
+    use crate::domain::{CellId, Change, PartitionKey};
     use crate::store::memory::MemoryStore;
     use crate::store::{Commit, CommitOutcome, Write};
 
@@ -309,6 +311,26 @@ mod tests {
         after.add_permits(1);
         slow.await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&loaded, &replica.registry().unwrap()));
+    }
+
+    /// A replica that cannot read the journal yet answers from the table. No entry up to the head that it then begins with is applied to
+    /// what it read meanwhile.
+    #[tokio::test]
+    async fn what_was_read_before_the_first_load_is_not_held_after_it() {
+        let (store, _) = behind(1).await;
+        let memory = Arc::new(Memory::new(10));
+        let replica = Replica::new(store.clone(), memory.clone());
+        let key = PartitionKey::new("k2").unwrap();
+        let read = Arc::new(placement("k2", "a", 1));
+        let slow = memory.begin_read(key.clone());
+        assert!(memory.begin_read(key).keep(&read));
+        assert!(memory.get("k2").is_some());
+        let vacated = Change::Vacated { placement: placement("k2", "a", 1) };
+        append(&store.inner, entry(3, vec![vacated]), vec![]).await;
+        replica.catch_up().await.unwrap();
+        assert!(memory.get("k2").is_none());
+        assert!(slow.keep(&read));
+        assert!(memory.get("k2").is_none());
     }
 
     #[tokio::test]
