@@ -5,7 +5,7 @@
 //! checker in Go (`checker/`) says whether there is an order of all operations that explains it, by Porcupine. A write without an
 //! outcome may take effect at any later time, or never; "nothing was changed" is taken at its word, and an answer is as old as it says.
 //!
-//! A history in which too little happened proves nothing and fails as invalid ([`verdict`]). And a checker that never rejects anything
+//! A history in which too little happened is invalid: it proves nothing and does not count ([`verdict`]). And a checker that never rejects anything
 //! proves nothing: it has to reject histories made by hand ([`checker_tests`]) and builds of the service that are wrong on purpose
 //! (`src/mutants.rs`).
 //!
@@ -59,6 +59,10 @@ const CLIENTS: usize = 16;
 /// Histories of one run, and how long each is, unless the environment says otherwise.
 const HISTORIES: u64 = 20;
 const SECONDS: u64 = 7;
+
+/// An invalid history counts for nothing: another takes its place. One in so many may be invalid, for a machine has other things to do,
+/// too; with more, the run is.
+const MOST_INVALID: u64 = 4;
 
 /// How often a key gives way to a new one.
 const TURN: Duration = Duration::from_millis(200);
@@ -181,21 +185,30 @@ pub fn seconds() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn histories_are_linearizable() {
     let _turn = ONE_AT_A_TIME.lock().await;
-    let (first, histories) = (first_seed(), setting("HISTORIES").unwrap_or(HISTORIES));
+    let (first, wanted) = (first_seed(), setting("HISTORIES").unwrap_or(HISTORIES));
     let mut evils: BTreeMap<Evil, usize> = BTreeMap::new();
-    let mut failures = Vec::new();
-    for seed in first..first + histories {
+    let (mut valid, mut invalid, mut failures) = (0, Vec::new(), Vec::new());
+    for seed in first.. {
+        if valid + failures.len() as u64 == wanted {
+            break;
+        }
         let ran = run(Build::Celld, seed, seconds()).await;
         println!("{}", ran.describe());
-        ran.evils.iter().for_each(|(evil, times)| *evils.entry(*evil).or_default() += times);
-        let mut wrongs = ran.wrongs();
-        wrongs.extend(verdict::invalid(&ran.totals).map(|why| format!("INVALID: {why}")));
-        if wrongs.is_empty() {
-            std::fs::remove_dir_all(&ran.folder).unwrap();
-        } else {
+        let wrongs = ran.wrongs();
+        if !wrongs.is_empty() {
             println!("FAILED: {wrongs:#?}");
             failures.push(format!("seed {seed}, kept in {}: {wrongs:#?}", ran.folder.display()));
+            continue;
         }
+        std::fs::remove_dir_all(&ran.folder).unwrap();
+        if let Some(why) = verdict::invalid(&ran.totals) {
+            println!("INVALID: {why}");
+            invalid.push(why);
+            assert!(invalid.len() as u64 <= wanted / MOST_INVALID, "INVALID: {invalid:?}");
+            continue;
+        }
+        valid += 1;
+        ran.evils.iter().for_each(|(evil, times)| *evils.entry(*evil).or_default() += times);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     let missing: Vec<_> = nemesis::kinds().filter(|evil| !evils.contains_key(evil)).collect();

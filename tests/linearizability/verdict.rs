@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::record::{End, Kind, Totals};
 
 /// Answered operations a second below which a run is invalid: too little happened at the same time to prove anything.
-const MIN_RATE: f64 = 40.0;
+const MIN_RATE: f64 = 30.0;
 
 /// The share of writes of unknown outcome below which a run is invalid.
 const MIN_AMBIGUOUS: f64 = 0.05;
