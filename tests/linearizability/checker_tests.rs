@@ -176,6 +176,16 @@ fn an_assignment_that_nobody_heard_of_chose_one_cell() {
     assert_eq!(Story::new(both, &[(true, "a", 1)]).failed(), ["journal", LIN]);
 }
 
+/// A call that placed a tenant and lost the reply finds the tenant placed. But memory places nobody, nor does a lookup.
+#[test]
+fn an_assignment_whose_reply_was_lost_is_found() {
+    let journal = [(true, "a", 1)];
+    let found = Op { source: "table", ..assigned(0, 5, "a", 1) };
+    right([found.clone(), ok(Kind::Get, 6, 7, "a", 1)], &journal);
+    wrong(LIN, [Op { source: "memory", ..found.clone() }], &journal);
+    wrong(LIN, [Op { op: Kind::Lookup, ..found }], &journal);
+}
+
 /// What promised that nothing was changed is not in the history.
 #[test]
 fn a_change_that_nobody_asked_for_is_found() {

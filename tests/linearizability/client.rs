@@ -215,7 +215,7 @@ impl Client {
         let millis = match self.random.random_range(0..100) {
             0..6 => self.random.random_range(3..40),
             6..25 => self.random.random_range(60..300),
-            _ => 1000,
+            _ => 1200,
         };
         Duration::from_millis(millis)
     }

@@ -88,8 +88,9 @@ func (s State) answered(op *Op) (bool, State) {
 		if op.GotEpoch < op.Epoch {
 			return false, s
 		}
-		// Several who ask one replica at the same time share one assignment: all but the first find it done.
-		if op.Op == "resolve" && op.Source == "assigned" && creates {
+		// Whoever places a tenant is told "assigned"; or "table", where the reply to the assignment was lost and the call found it in the
+		// table when it tried again. Several who ask one replica at the same time share one assignment: all but the first find it done.
+		if op.Op == "resolve" && op.Source != "memory" && creates {
 			return true, created
 		}
 		return holds, next
