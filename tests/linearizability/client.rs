@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_millis(200);
 
 /// One answer.
 pub enum Heard {
-    Placed { placement: v1::Placement, decision: Option<v1::Decision> },
+    Placed(Box<(v1::Placement, Option<v1::Decision>)>),
     Refused { outcome: Outcome, cell: String, epoch: u64 },
     Nothing,
     NotSent,
@@ -146,7 +146,8 @@ impl Client {
             let back = Some(self.recorder.now());
             let asked = Op { replica: replica.clone(), call, back, ..op.clone() };
             match heard {
-                Heard::Placed { placement, decision } => {
+                Heard::Placed(answer) => {
+                    let (placement, decision) = *answer;
                     let call = if open { first } else { call };
                     self.placed(Op { call, ..asked }, placement, decision);
                     return;
@@ -245,7 +246,7 @@ impl Client {
         };
         let call = call(&mut directory, op, request_id, deadline);
         match tokio::time::timeout(deadline + GRACE, call).await {
-            Ok(Ok((placement, decision))) => Heard::Placed { placement, decision },
+            Ok(Ok(answer)) => Heard::Placed(Box::new(answer)),
             Ok(Err(status)) => hear(&status),
             Err(_elapsed) => Heard::Unknown,
         }
