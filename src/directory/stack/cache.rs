@@ -92,7 +92,11 @@ where
             let Read { answer, ticket } = read;
             let mut routed = answer.await?;
             let told = match &routed.home {
-                Home::Placed(placement) => ticket.keep(placement),
+                // What the call placed itself is its answer, whatever was told of since: another read could place the tenant a second time,
+                // or end in an error that says that nothing was changed.
+                Home::Placed(placement) => {
+                    ticket.keep(placement) || routed.source == Source::Assigned
+                }
                 Home::Default(_) => true,
             };
             if told {
@@ -186,6 +190,22 @@ mod tests {
 
     fn told(epoch: u64) -> Change {
         Change::Placed { placement: placement("k", "a", epoch), replaced: None }
+    }
+
+    #[tokio::test]
+    async fn what_a_call_placed_itself_is_its_answer() {
+        let memory = memory();
+        let telling = memory.clone();
+        let inner = Inner::new(move |_, _| {
+            telling.apply(&[told(2)], None);
+            let assigned = found("k", 1).map(|found| Routed { source: Source::Assigned, ..found });
+            async { assigned }
+        });
+        let assign = RouteOptions { assign: true, ..RouteOptions::default() };
+        let answer = cached(&memory, &Time::new(), &inner).call(request("k", assign)).await;
+        assert_eq!(gist(&answer), Ok(("a".into(), Source::Assigned, Some(1))));
+        assert_eq!(inner.calls(), 1);
+        assert_eq!(memory.get("k").unwrap().placement.epoch.get(), 2);
     }
 
     #[tokio::test]
