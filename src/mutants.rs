@@ -7,8 +7,9 @@
 /// A way of being wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
-    /// Placements are written whatever the table says of their key. (The journal's head keeps its condition: a commit that lost the
-    /// race for the head is drafted again on what it had assumed, and it is the mapping's own condition that turns it down then.)
+    /// Placements are written whatever the table says of their key. The journal keeps its conditions: a commit that lost the race for the
+    /// head is drafted again on what it had assumed, and only the mapping's own condition turns it down then. (To drop the head's
+    /// condition alone makes no difference that anybody could tell: the entry's own stands for it.)
     UnconditionalWrite,
     /// Lower epochs replace higher ones in memory, and are answered, `min_epoch` or not.
     NoEpochCheck,
