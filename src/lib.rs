@@ -4,12 +4,18 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "mutants", not(debug_assertions)))]
+compile_error!(
+    "the feature `mutants` puts faults in on purpose: it is for tests, never for a release"
+);
+
 pub mod app;
 pub mod config;
 pub mod directory;
 pub mod domain;
 pub mod embedded;
 pub mod grpc;
+pub mod mutants;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;

@@ -483,7 +483,7 @@ fn the_printed_commands_work() {
         outputs.iter().map(|output| serde_json::from_str(&stdout(output)).unwrap()).collect();
     assert_eq!(answers[0]["placement"]["partitionKey"], "customer-12345");
     assert_eq!(answers[0]["decision"]["source"], "DECISION_SOURCE_ASSIGNED");
-    assert_eq!(answers[0]["decision"]["steps"].as_array().unwrap().len(), 3);
+    assert_eq!(answers[0]["decision"]["steps"].as_array().unwrap().len(), 2);
     let results = answers[1]["results"].as_array().unwrap();
     assert_eq!(results.len(), 2);
     assert_eq!(results[0]["placement"]["cellId"], answers[0]["placement"]["cellId"]);

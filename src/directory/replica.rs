@@ -294,9 +294,9 @@ pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: Cancellatio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, now, placed};
-    use crate::directory::memory::Mode;
-    use crate::domain::{CellId, Change};
+    use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, now, placed, placement};
+    use crate::directory::memory::{Mode, Residence};
+    use crate::domain::{CellId, Change, PartitionKey};
     use crate::store::memory::MemoryStore;
     use crate::store::{Commit, CommitOutcome, Write};
 
@@ -445,6 +445,31 @@ mod tests {
         after.add_permits(1);
         slow.await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&loaded, &replica.registry().unwrap()));
+    }
+
+    /// A replica that cannot read the journal yet answers from the table. No entry up to the head that it then begins with is applied to
+    /// what it read meanwhile, so no poll vouches for it.
+    #[tokio::test]
+    async fn what_was_read_before_the_first_load_is_not_trusted_after_it() {
+        let (store, _) = behind(1).await;
+        let memory = memory();
+        let replica = Replica::new(store.clone(), memory.clone(), clock());
+        let key = PartitionKey::new("k2").unwrap();
+        let read = Residence::from(&placement("k2", "a", 1));
+        let slow = memory.begin_read(key.clone());
+        assert!(memory.begin_read(key).keep(read));
+        assert!(memory.get("k2").is_some_and(|held| held.trusted));
+        let vacated = Change::Vacated { placement: placement("k2", "a", 1) };
+        append(&store.inner, entry(3, vec![vacated]), vec![]).await;
+        let before = clock().instant();
+        replica.catch_up().await.unwrap();
+        let untrusted = || {
+            let held = memory.get("k2").unwrap();
+            assert!(!held.trusted && held.as_of < before);
+        };
+        untrusted();
+        assert!(slow.keep(read));
+        untrusted();
     }
 
     #[tokio::test]

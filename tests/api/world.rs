@@ -180,8 +180,7 @@ impl World {
             if (pk.as_str(), sk.as_str()) == ("JOURNAL", "HEAD") {
                 head = Some(item["Sequence"].as_n().unwrap().parse::<u64>().unwrap());
             } else if pk.starts_with("JOURNAL#") {
-                let changes: Vec<Change> =
-                    serde_json::from_str(item["Changes"].as_s().unwrap()).unwrap();
+                let changes = cell_directory::store::dynamodb::entry::of_item(&item).unwrap();
                 assert!(entries.insert(sk.parse::<u64>().unwrap(), changes).is_none());
             }
         }

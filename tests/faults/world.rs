@@ -91,7 +91,8 @@ impl World {
     async fn serve(&self, endpoint: &str, flags: &[&str]) -> Replica {
         let mut serve = command(&["serve", "--listen", "127.0.0.1:0", "--log-filter", "off"]);
         serve.args(["--dynamodb-endpoint", endpoint, "--table-prefix", &self.tables.prefix]);
-        serve.args(["--default-cell", DEFAULT_CELL]).args(flags);
+        // Bounded, so that what is not held is read.
+        serve.args(["--default-cell", DEFAULT_CELL, "--memory-mode", "bounded"]).args(flags);
         let celld = Celld::start(serve);
         let channel = celld.channel().await;
         Replica {
@@ -320,7 +321,7 @@ impl Tables {
         let mappings = scan.consistent_read(true).send().await.unwrap();
         assert!(mappings.last_evaluated_key.is_none(), "more than a page");
         let ledger = Ledger {
-            head: number(&head[0], "Sequence"),
+            head: number(head.iter().find(|item| id(item, "HEAD").is_some()).unwrap(), "Sequence"),
             entries: entries.iter().map(entry).collect(),
             counts: cells.iter().filter_map(count).collect(),
             cells: cells.iter().filter_map(|item| id(item, "CELL#")).collect(),
@@ -457,7 +458,10 @@ fn entry(item: &Item) -> Entry {
     Entry {
         sequence: item["SK"].as_s().unwrap().parse().unwrap(),
         nonce: item["Nonce"].as_s().unwrap().clone(),
-        changes: serde_json::from_str(item["Changes"].as_s().unwrap()).unwrap(),
+        changes: {
+            let changes = cell_directory::store::dynamodb::entry::of_item(item).unwrap();
+            changes.iter().map(|change| serde_json::to_value(change).unwrap()).collect()
+        },
     }
 }
 

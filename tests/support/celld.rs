@@ -1,6 +1,7 @@
 //! A `celld` process for a test: started on a free port, ended with the test.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,12 @@ pub struct Celld {
 
 /// `celld` with arguments, and nothing of this machine's own settings.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_celld"));
+    program(Path::new(env!("CARGO_BIN_EXE_celld")), arguments)
+}
+
+/// Another build of it.
+pub fn program(path: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(path);
     command.args(arguments);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CELLD_") {
@@ -118,17 +124,7 @@ impl Celld {
 
     /// Waits until it says that it can answer: it listens a little before that.
     pub async fn ready(&self) {
-        use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-        let mut health = HealthClient::new(self.channel().await);
-        let deadline = Instant::now() + STARTING;
-        loop {
-            let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
-            if answer.status() == tonic_health::ServingStatus::Serving.into() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "celld listens, but does not get ready");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        ready(&self.address).await;
     }
 
     /// Registers cells in `eu-west-1`.
@@ -146,6 +142,22 @@ impl Drop for Celld {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Waits until the server at an address says that it can answer.
+pub async fn ready(address: &str) {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+    let mut health = HealthClient::new(endpoint.unwrap().connect().await.unwrap());
+    let deadline = Instant::now() + STARTING;
+    loop {
+        let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+        if answer.status() == tonic_health::ServingStatus::Serving.into() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "celld listens, but does not get ready");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

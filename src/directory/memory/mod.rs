@@ -38,6 +38,7 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::clock::Clock;
 use crate::domain::{Change, Epoch, Mapping, PartitionKey, Placement, Sequence};
+use crate::mutants::{self, Mutant};
 use holding::{Bounded, Holding, bounded};
 pub use residence::{CellName, Residence};
 use residence::{GENERATIONS, Slot};
@@ -266,7 +267,9 @@ impl Memory {
             }
             self.absent.remove(&placement.key);
             let held = self.holding.peek(placement.key.as_str());
-            if held.is_some_and(|held| held.residence.epoch > placement.epoch) {
+            if held.is_some_and(|held| held.residence.epoch > placement.epoch)
+                && !mutants::is(Mutant::NoEpochCheck)
+            {
                 // Read from a table that is ahead of this entry.
             } else if placed {
                 let residence = Residence::from(placement);
@@ -463,11 +466,12 @@ impl ReadTicket {
         let Some(reads) = shard.get_mut(&self.key) else {
             return false;
         };
-        if reads.newest.is_some_and(|newest| newest > residence.epoch) {
+        let unchecked = mutants::is(Mutant::NoEpochCheck);
+        if !unchecked && reads.newest.is_some_and(|newest| newest > residence.epoch) {
             return false;
         }
         let undisturbed = reads.round == self.round && !reads.overtaken;
-        let ahead = reads.newest.is_none_or(|newest| newest < residence.epoch);
+        let ahead = unchecked || reads.newest.is_none_or(|newest| newest < residence.epoch);
         reads.tell(residence.epoch);
         if self.round >= reads.oldest && (undisturbed || ahead) {
             let generation = memory.generation.load(Ordering::Acquire);

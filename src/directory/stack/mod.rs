@@ -18,7 +18,7 @@ mod trace;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tower::ServiceBuilder;
@@ -83,31 +83,33 @@ pub struct RouteOptions {
     pub deadline: Option<Instant>,
 }
 
-/// Whether a flight may have written what it does not know of. Shared between the layer that starts the flight and those below
-/// it, through all attempts; a request that is answered from memory has none.
+/// Whether a flight may have written what it does not know of, and at which epoch; 0: it has not. Shared between the layer that starts
+/// the flight and those below it, through all attempts; a request that is answered from memory has none.
 #[derive(Debug, Clone, Default)]
-pub struct Writing(Option<Arc<AtomicBool>>);
+pub struct Writing(Option<Arc<AtomicU64>>);
 
 impl Writing {
     fn shared() -> Self {
         Self(Some(Arc::default()))
     }
 
-    /// Notes that an assignment is handed to the committer. Until [`Writing::settle`] it may have been made; where an earlier
-    /// attempt left that open, it stays open. Answers whether it was open already.
-    fn begin(&self) -> bool {
-        self.0.as_ref().is_some_and(|open| open.swap(true, Ordering::AcqRel))
+    /// Notes that an assignment at this epoch is handed to the committer. Until [`Writing::settle`] it may have been made; where an
+    /// earlier attempt left that open, it stays open. Answers that attempt's epoch.
+    fn begin(&self, epoch: Epoch) -> Option<Epoch> {
+        let open = self.0.as_ref()?;
+        let earlier = open.compare_exchange(0, epoch.get(), Ordering::AcqRel, Ordering::Acquire);
+        earlier.err().and_then(Epoch::new)
     }
 
     /// Notes that the committer knows what became of the assignment.
     fn settle(&self) {
         if let Some(open) = &self.0 {
-            open.store(false, Ordering::Release);
+            open.store(0, Ordering::Release);
         }
     }
 
     fn open(&self) -> bool {
-        self.0.as_ref().is_some_and(|open| open.load(Ordering::Acquire))
+        self.0.as_ref().is_some_and(|open| open.load(Ordering::Acquire) > 0)
     }
 }
 

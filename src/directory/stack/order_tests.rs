@@ -20,11 +20,11 @@ use tower::Service;
 use super::testing::{gist, look_up, request};
 use super::*;
 use crate::directory::error::{Error, Refused};
-use crate::directory::fixtures::stage::{PAUSES, Stage};
-use crate::directory::fixtures::{Call, Fault, placed};
+use crate::directory::fixtures::stage::{PAUSES, Stage, cell_id};
+use crate::directory::fixtures::{Call, Fault, commit_now, entry, key, placed, placement};
 use crate::directory::reader::{self, Reads};
-use crate::domain::Epoch;
-use crate::store::StoreError;
+use crate::domain::{Change, Epoch};
+use crate::store::{Commit, Expected, StoreError, Write};
 
 const BUDGET: Duration = Duration::from_millis(500);
 const ATTEMPTS: u32 = 3;
@@ -304,6 +304,32 @@ async fn an_assignment_whose_reply_was_lost_is_found() {
     rig.stage.store.always(Call::Commit, Fault::Fail(StoreError::Timeout));
     let answer = rig.route(request("l", assign())).await;
     assert_eq!(answer.unwrap_err(), Error::OutcomeUnknown);
+}
+
+/// An assignment whose reply was lost, and which somebody removed before the repeat: one call does not place a tenant twice.
+#[tokio::test(start_paused = true)]
+async fn an_assignment_that_was_removed_meanwhile_is_not_repeated() {
+    let rig = Rig::new().await;
+    rig.stage.store.next(Call::Commit, [Some(Fault::Lose(StoreError::Timeout))]);
+    let unreadable = Fault::Fail(StoreError::Unreadable { detail: "x".into() });
+    rig.stage.store.next(Call::Entries, [Some(unreadable)]);
+    let remove = Fault::after(|store| {
+        // Whichever it was placed in.
+        for cell in ["a", "b"] {
+            let expect =
+                Expected::Placed { cell: cell_id(cell), epoch: Epoch::FIRST, adopted: false };
+            let vacate = Write::Vacate { key: key("k"), epoch: Epoch::FIRST, expect };
+            let entry = entry(4, vec![Change::Vacated { placement: placement("k", cell, 1) }]);
+            commit_now(store, &Commit { entry, writes: vec![vacate] });
+        }
+    });
+    rig.stage.store.next(Call::Mapping, [None, Some(remove)]);
+    let answer = rig.route(request("k", assign())).await;
+    assert_eq!(answer.unwrap_err(), Error::OutcomeUnknown);
+    assert_eq!(rig.stage.head().await, 4, "assigned once, removed once");
+    // Asked again, it is placed again.
+    let again = rig.route(request("k", assign())).await.unwrap();
+    assert_eq!(again.source, Source::Assigned);
 }
 
 /// The table's own decisions, through the whole stack.

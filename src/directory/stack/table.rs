@@ -77,7 +77,13 @@ impl Parts {
             _ => {}
         }
 
-        let was_open = request.writing.begin();
+        let epoch = mapping.next_epoch();
+        let earlier = request.writing.begin(epoch);
+        if earlier.is_some_and(|earlier| earlier != epoch) {
+            // An earlier attempt may have placed the tenant, and its placement has come and gone since. To place the tenant once more would
+            // be two changes for one call, the second of them behind the back of whoever removed the first.
+            return Err(Error::OutcomeUnknown);
+        }
         let command = Command {
             action: Action::Place {
                 key: request.key.clone(),
@@ -92,7 +98,7 @@ impl Parts {
             request: None,
         };
         let outcome = self.changes.submit(command).await;
-        if !was_open && !matches!(outcome, Err(Error::OutcomeUnknown)) {
+        if earlier.is_none() && !matches!(outcome, Err(Error::OutcomeUnknown)) {
             request.writing.settle();
         }
         let Outcome::Placed { placement, created, candidates } = outcome? else {

@@ -71,6 +71,7 @@ where
 mod tests {
     use super::super::testing::{Inner, every_error, found, gist, look_up};
     use super::*;
+    use crate::domain::Epoch;
 
     const BUDGET: Duration = Duration::from_millis(500);
 
@@ -93,11 +94,11 @@ mod tests {
     async fn what_is_given_up_is_a_timeout_before_a_write_and_unknown_after() {
         let reading = |_, _| std::future::pending();
         let writing = |_, request: RouteRequest| async move {
-            request.writing.begin();
+            request.writing.begin(Epoch::FIRST);
             std::future::pending().await
         };
         let settled = |_, request: RouteRequest| async move {
-            request.writing.begin();
+            request.writing.begin(Epoch::FIRST);
             request.writing.settle();
             std::future::pending().await
         };
@@ -127,7 +128,7 @@ mod tests {
             let inner = Inner::new(move |_, request| {
                 let error = error.clone();
                 async move {
-                    request.writing.begin();
+                    request.writing.begin(Epoch::FIRST);
                     Err(error)
                 }
             });
@@ -140,7 +141,7 @@ mod tests {
     async fn each_flight_has_its_own_writes() {
         let inner = Inner::new(|call, request| async move {
             if call == 0 {
-                request.writing.begin();
+                request.writing.begin(Epoch::FIRST);
             }
             std::future::pending().await
         });

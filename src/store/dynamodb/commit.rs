@@ -21,6 +21,7 @@ use super::schema::mapping::{CELL_ID, EPOCH, PARTITION_KEY};
 use super::schema::{ControlKey, TableNames};
 use super::{DynamoDbStore, mapping, records};
 use crate::domain::{CellId, Placement, Sequence, Timestamp};
+use crate::mutants::{self, Mutant};
 use crate::store::{Commit, CommitOutcome, Expected, Found, Refusal, StoreError, Write};
 
 /// Items of the transaction before those of the writes: the head and the entry.
@@ -226,6 +227,13 @@ impl Condition {
                 (format!("{CELL_ID} = :c AND {EPOCH} = :e"), vec![cell_is(cell), epoch_is(*epoch)])
             }
         };
+        if mutants::is(Mutant::UnconditionalWrite) {
+            // Holds for every item. A transaction's reasons are read as those of conditional writes.
+            let anything = format!(
+                "attribute_exists({PARTITION_KEY}) OR attribute_not_exists({PARTITION_KEY})"
+            );
+            return Self { expression: anything, values: Vec::new() };
+        }
         Self { expression, values }
     }
 }

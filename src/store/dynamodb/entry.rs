@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use prost::Message;
 
+use super::schema::control::{CHANGES, WRITTEN_AT};
 use crate::domain::{
     CellId, Change, Epoch, PartitionKey, Placement, PlacementEvent, Timestamp, WriteMode,
 };
@@ -74,7 +76,7 @@ impl Cells {
 }
 
 /// `None` for a change that cannot be written, of which there is none.
-pub fn encode(changes: &[Change], written: Timestamp) -> Option<Vec<u8>> {
+pub(super) fn encode(changes: &[Change], written: Timestamp) -> Option<Vec<u8>> {
     let mut cells = Cells::default();
     let encode = |change: &Change| match change {
         Change::Placed { placement, replaced } => {
@@ -110,8 +112,14 @@ fn stored(placement: &Placement, written: Timestamp, cells: &mut Cells) -> Store
     }
 }
 
+/// The changes of an entry as the table holds it, for tools that read the journal themselves. `None` where the item is no entry.
+pub fn of_item(item: &HashMap<String, AttributeValue>) -> Option<Vec<Change>> {
+    let written = Timestamp::parse(item.get(WRITTEN_AT)?.as_s().ok()?)?;
+    decode(item.get(CHANGES)?.as_b().ok()?.as_ref(), written)
+}
+
 /// `None` where the bytes are not an entry's changes, or hold one that is not known.
-pub fn decode(bytes: &[u8], written: Timestamp) -> Option<Vec<Change>> {
+pub(super) fn decode(bytes: &[u8], written: Timestamp) -> Option<Vec<Change>> {
     let Stored { cells, changes } = Stored::decode(bytes).ok()?;
     let cells: Vec<_> = cells.into_iter().map(|id| CellId::new(id).ok()).collect::<Option<_>>()?;
     let decode = |change| match change {
