@@ -50,9 +50,6 @@ const CROWD: usize = 4;
 const CROWD_SHARE: f64 = 0.9;
 const PATIENCE_SHARE: u32 = 4;
 
-/// How often the others are let run while a crowd is waited for.
-const MAX_YIELDS: usize = 1024;
-
 /// Longest wait for a crowd.
 const MAX_PATIENCE: Duration = Duration::from_millis(5);
 
@@ -230,12 +227,10 @@ impl Task {
             let enough = (crowd as f64 * CROWD_SHARE) as usize;
             let patience = (self.commit_took / PATIENCE_SHARE).min(MAX_PATIENCE);
             let until = tokio::time::Instant::now() + patience;
-            for _ in 0..MAX_YIELDS {
-                if backlog.len() >= enough || tokio::time::Instant::now() >= until {
-                    break;
-                }
-                // Not a timer: those wake up by the millisecond, and the whole wait is often shorter.
-                tokio::task::yield_now().await;
+            while backlog.len() < enough
+                && let Ok(Some(waiting)) = tokio::time::timeout_at(until, queue.recv()).await
+            {
+                backlog.push_back(waiting);
                 take_up(queue, backlog);
             }
         }
