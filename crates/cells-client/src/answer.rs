@@ -121,7 +121,9 @@ impl<'a> Answer<'a> {
 
     /// Whether a writer may write plainly at this moment: the mode is `Direct`, the placement is active and a lease is left.
     pub fn may_write_directly(&self) -> bool {
-        self.write_mode() == WriteMode::Direct && self.state() == PlacementState::Active && !self.lease().is_zero()
+        self.write_mode() == WriteMode::Direct
+            && self.state() == PlacementState::Active
+            && !self.lease().is_zero()
     }
 
     /// Whether the answer is older than it should be: no lease is left on it, and its age is unknown or above the option

@@ -177,7 +177,10 @@ impl CellTable {
             return;
         }
         if self.versions.count() >= MAX_VERSIONS {
-            tracing::error!(limit = MAX_VERSIONS, "no room for another version of a cell; restart the process");
+            tracing::error!(
+                limit = MAX_VERSIONS,
+                "no room for another version of a cell; restart the process"
+            );
             return;
         }
         let version = self.versions.push(cell);

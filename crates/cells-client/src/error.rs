@@ -81,13 +81,20 @@ pub struct Failure {
 impl Failure {
     /// A failure that another attempt may get over.
     pub fn passing(message: impl Into<String>) -> Self {
-        Self { kind: FailureKind::Passing, reason: String::new(), message: message.into(), retry_after: None }
+        Self {
+            kind: FailureKind::Passing,
+            reason: String::new(),
+            message: message.into(),
+            retry_after: None,
+        }
     }
 
     pub(crate) fn into_error(self) -> Error {
         match self.kind {
             FailureKind::NotFound => Error::NotFound,
-            FailureKind::Passing => Error::Unavailable { message: self.message, retry_after: self.retry_after },
+            FailureKind::Passing => {
+                Error::Unavailable { message: self.message, retry_after: self.retry_after }
+            }
             FailureKind::ResumeTokenExpired | FailureKind::EpochNotReached | FailureKind::Final => {
                 Error::Refused { reason: self.reason, message: self.message }
             }

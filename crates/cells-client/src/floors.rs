@@ -38,7 +38,8 @@ impl Floors {
 
     /// The buckets above epoch 1, for the snapshot file.
     pub fn raised(&self) -> Vec<(u32, u64)> {
-        let buckets = self.0.iter().enumerate().map(|(n, bucket)| (n as u32, bucket.load(Ordering::Relaxed)));
+        let buckets =
+            self.0.iter().enumerate().map(|(n, bucket)| (n as u32, bucket.load(Ordering::Relaxed)));
         buckets.filter(|(_, epoch)| *epoch > 1).collect()
     }
 

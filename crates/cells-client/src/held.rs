@@ -57,19 +57,33 @@ impl Held {
             proto::PlacementState::Unspecified => PlacementState::Unknown,
         };
         let expire_ms = placement.expire_time.as_ref().map_or(0, |time| {
-            let ms = time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000);
+            let ms =
+                time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos) / 1_000_000);
             // Zero means "never": an expiry at the dawn of time is still one.
             u64::try_from(ms).unwrap_or(1).clamp(1, EXPIRE_MAX)
         });
-        Some(Self { cell: cells.intern(&placement.cell_id)?, epoch: placement.epoch, write_mode, state, expire_ms })
+        Some(Self {
+            cell: cells.intern(&placement.cell_id)?,
+            epoch: placement.epoch,
+            write_mode,
+            state,
+            expire_ms,
+        })
     }
 
     pub fn fallback(cell: CellIndex) -> Self {
-        Self { cell, epoch: 0, write_mode: WriteMode::Unknown, state: PlacementState::Unknown, expire_ms: 0 }
+        Self {
+            cell,
+            epoch: 0,
+            write_mode: WriteMode::Unknown,
+            state: PlacementState::Unknown,
+            expire_ms: 0,
+        }
     }
 
     pub fn expires_at(&self) -> Option<SystemTime> {
-        (self.expire_ms != 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(self.expire_ms))
+        (self.expire_ms != 0)
+            .then(|| SystemTime::UNIX_EPOCH + Duration::from_millis(self.expire_ms))
     }
 
     /// The same placement with its cell numbered otherwise.
@@ -133,7 +147,8 @@ mod tests {
     #[test]
     fn packing_loses_nothing() {
         for write_mode in [WriteMode::Unknown, WriteMode::Direct, WriteMode::Logged] {
-            for state in [PlacementState::Unknown, PlacementState::Active, PlacementState::Expired] {
+            for state in [PlacementState::Unknown, PlacementState::Active, PlacementState::Expired]
+            {
                 for number in [0, 1, u32::MAX] {
                     let held = Held {
                         cell: CellIndex::from_bits(number),

@@ -58,7 +58,13 @@ impl Memory {
             None => SeedableRandomState::random(),
         };
         let capacity = capacity.max(1);
-        Self::Bounded(Box::new(Cache::with(capacity, capacity as u64, UnitWeighter, hasher, Evictions(floors))))
+        Self::Bounded(Box::new(Cache::with(
+            capacity,
+            capacity as u64,
+            UnitWeighter,
+            hasher,
+            Evictions(floors),
+        )))
     }
 
     /// The value of `key`, and whether it is attached to the picture of `generation`.
@@ -66,7 +72,9 @@ impl Memory {
     pub fn get(&self, key: &str, generation: u32) -> Option<(Held, bool)> {
         match self {
             Self::Whole(map) => map.get(key).map(|held| (held, generation != UNATTACHED)),
-            Self::Bounded(cache) => cache.get(key).map(|entry| (entry.held, attached(entry.generation, generation))),
+            Self::Bounded(cache) => {
+                cache.get(key).map(|entry| (entry.held, attached(entry.generation, generation)))
+            }
         }
     }
 
@@ -122,7 +130,9 @@ impl Memory {
     pub fn visit(&self, portion: usize, generation: u32, mut f: impl FnMut(&str, Held, u32)) {
         match self {
             Self::Whole(map) => map.visit(portion, |key, held| f(key, held, generation)),
-            Self::Bounded(cache) => cache.iter().for_each(|(key, entry)| f(&key, entry.held, entry.generation)),
+            Self::Bounded(cache) => {
+                cache.iter().for_each(|(key, entry)| f(&key, entry.held, entry.generation))
+            }
         }
     }
 }

@@ -81,7 +81,10 @@ impl Default for Options {
             snapshot_interval: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(30),
             wait: true,
-            hedge: Hedge::Adaptive { min: Duration::from_millis(2), max: Duration::from_millis(100) },
+            hedge: Hedge::Adaptive {
+                min: Duration::from_millis(2),
+                max: Duration::from_millis(100),
+            },
             attempt_timeout: Duration::from_millis(500),
             deadline: Duration::from_secs(2),
             sync_interval: Duration::from_secs(1),
@@ -98,7 +101,9 @@ impl Default for Options {
 
 impl Options {
     pub fn check(&self, endpoints: usize) -> Result<(), Error> {
-        let bad = |option, problem: &str| Err(Error::InvalidOption { option, problem: problem.to_owned() });
+        let bad = |option, problem: &str| {
+            Err(Error::InvalidOption { option, problem: problem.to_owned() })
+        };
         if endpoints == 0 || endpoints > MAX_ENDPOINTS {
             return bad("endpoints", "give 1 to 64 of them");
         }

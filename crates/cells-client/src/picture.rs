@@ -30,7 +30,13 @@ pub(crate) struct Picture {
 
 impl Picture {
     pub fn new(memory: Arc<Memory>, generation: u32, saved_at: Option<SystemTime>) -> Self {
-        Self { memory, generation, saved_at, lease_until: AtomicU64::new(0), as_of: AtomicU64::new(0) }
+        Self {
+            memory,
+            generation,
+            saved_at,
+            lease_until: AtomicU64::new(0),
+            as_of: AtomicU64::new(0),
+        }
     }
 
     /// All that is attached was current at `as_of` and may be used until `until`.
@@ -65,7 +71,13 @@ impl Picture {
     }
 
     #[inline]
-    fn answer(&self, held: crate::held::Held, attached: bool, lease_until: Moment, as_of: Moment) -> Resolved {
+    fn answer(
+        &self,
+        held: crate::held::Held,
+        attached: bool,
+        lease_until: Moment,
+        as_of: Moment,
+    ) -> Resolved {
         // A picture from a file stays one until a replica has confirmed it.
         let from_file = self.saved_at.is_some() && as_of == Moment::NEVER;
         let source = if from_file { Source::SnapshotFile } else { Source::Memory };

@@ -26,7 +26,11 @@ pub trait Transport: Send + Sync + 'static {
     fn endpoints(&self) -> usize;
 
     /// Opens a Watch.
-    fn watch(&self, endpoint: usize, request: proto::WatchRequest) -> BoxFuture<Result<WatchStream, Failure>>;
+    fn watch(
+        &self,
+        endpoint: usize,
+        request: proto::WatchRequest,
+    ) -> BoxFuture<Result<WatchStream, Failure>>;
 
     /// Asks for a renewal.
     fn sync(&self, endpoint: usize) -> BoxFuture<Result<proto::SyncResponse, Failure>>;

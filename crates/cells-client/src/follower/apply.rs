@@ -30,7 +30,11 @@ fn other_journal() -> Failure {
 
 impl Follower {
     /// A message of the open stream. An error: the stream is of no use any more.
-    pub(super) fn on_message(&mut self, now: Moment, message: WatchResponse) -> Result<(), Failure> {
+    pub(super) fn on_message(
+        &mut self,
+        now: Moment,
+        message: WatchResponse,
+    ) -> Result<(), Failure> {
         let kind = match &mut self.link {
             Link::Idle { .. } => return Ok(()),
             Link::Opening { endpoint, kind, .. } => {
@@ -60,8 +64,12 @@ impl Follower {
             return Err(other_journal());
         }
         match message.event {
-            Some(Piece::Changes(changes)) => changes.changes.into_iter().for_each(|change| self.apply(change)),
-            Some(Piece::Snapshot(_)) => return Err(Failure::passing("a snapshot where changes were asked for")),
+            Some(Piece::Changes(changes)) => {
+                changes.changes.into_iter().for_each(|change| self.apply(change))
+            }
+            Some(Piece::Snapshot(_)) => {
+                return Err(Failure::passing("a snapshot where changes were asked for"));
+            }
             None => {}
         }
         // A stream that was resumed at a replica behind us tells what is known already; only `max` keeps the position.
@@ -90,10 +98,14 @@ impl Follower {
             Some(Change::Placed(placement)) if valid(&placement.partition_key) => {
                 match Held::from_proto(&placement, &self.shared.cells) {
                     Some(held) => self.placed(&placement.partition_key, held, sequence),
-                    None => tracing::error!(sequence, "a placement that names no cell was left out"),
+                    None => {
+                        tracing::error!(sequence, "a placement that names no cell was left out")
+                    }
                 }
             }
-            Some(Change::Vacated(placement)) => self.vacated(&placement.partition_key, placement.epoch, sequence),
+            Some(Change::Vacated(placement)) => {
+                self.vacated(&placement.partition_key, placement.epoch, sequence)
+            }
             Some(Change::Cell(cell)) => self.shared.cells.update(Cell::from_proto(&cell), sequence),
             Some(Change::CellDeleted(id)) => self.shared.cells.deleted(&id, sequence),
             Some(Change::Placed(_)) | None => {}
@@ -103,14 +115,16 @@ impl Follower {
     /// Whether what is held takes in the change `sequence`, which says `epoch`, already.
     fn is_ahead(&self, key: &str, held: &Held, generation: u32, sequence: u64, epoch: u64) -> bool {
         let comparable = generation >= self.journal_generation;
-        comparable && (held.epoch > epoch || self.ahead.get(key).is_some_and(|ahead| *ahead >= sequence))
+        comparable
+            && (held.epoch > epoch || self.ahead.get(key).is_some_and(|ahead| *ahead >= sequence))
     }
 
     fn placed(&mut self, key: &str, held: Held, sequence: u64) {
         self.tickets.note(key, sequence, held.epoch, Some(held));
         let picture = self.shared.picture.load_full();
         match picture.memory.peek(key, picture.generation) {
-            Some((old, generation)) if self.is_ahead(key, &old, generation, sequence, held.epoch) => {}
+            Some((old, generation))
+                if self.is_ahead(key, &old, generation, sequence, held.epoch) => {}
             // A bounded memory holds what was asked for, and nothing else.
             None if picture.memory.is_bounded() => {}
             Some(_) | None => {
@@ -150,7 +164,8 @@ impl Follower {
         }
         match message.event {
             Some(Piece::Snapshot(part)) => {
-                let restored = self.position.attached && building.journal_id != self.position.journal_id;
+                let restored =
+                    self.position.attached && building.journal_id != self.position.journal_id;
                 if restored && !part.cells.is_empty() {
                     self.shared.cells.forget_sequences();
                 }
@@ -181,7 +196,8 @@ impl Follower {
         if same {
             self.carry_over(&old, &building.memory, sequence);
         }
-        let picture = Picture::new(Arc::new(building.memory), next_generation(old.generation), None);
+        let picture =
+            Picture::new(Arc::new(building.memory), next_generation(old.generation), None);
         if same && self.position.attached {
             // What was granted for an earlier position covers a later one.
             picture.renew(old.lease_until(), old.as_of());
@@ -198,7 +214,9 @@ impl Follower {
             old.memory.visit(portion, old.generation, |key, held, _| {
                 let beyond = ahead.get(key).is_some_and(|at| *at >= sequence);
                 let keep = match new.peek(key, 0) {
-                    Some((newer, _)) => held.epoch > newer.epoch || (held.epoch == newer.epoch && beyond),
+                    Some((newer, _)) => {
+                        held.epoch > newer.epoch || (held.epoch == newer.epoch && beyond)
+                    }
                     None => beyond,
                 };
                 if keep {
@@ -216,7 +234,8 @@ impl Follower {
     fn on_begin(&mut self, now: Moment, message: WatchResponse) -> Result<(), Failure> {
         let old = self.shared.picture.load_full();
         self.enter_journal(now, &message.journal_id);
-        let picture = Picture::new(old.memory.clone(), next_generation(old.generation), old.saved_at);
+        let picture =
+            Picture::new(old.memory.clone(), next_generation(old.generation), old.saved_at);
         self.attach(picture, message.journal_id.clone(), 0, String::new());
         self.refresh_all();
         self.on_live(message)
@@ -258,8 +277,12 @@ fn add(memory: &Memory, part: SnapshotPart, sequence: u64, cells: &crate::cells:
     }
     for placement in &part.placements {
         match Held::from_proto(placement, cells) {
-            Some(held) if valid(&placement.partition_key) => memory.put(&placement.partition_key, held, 0),
-            Some(_) | None => tracing::error!("a placement without a valid key or cell was left out of the snapshot"),
+            Some(held) if valid(&placement.partition_key) => {
+                memory.put(&placement.partition_key, held, 0)
+            }
+            Some(_) | None => tracing::error!(
+                "a placement without a valid key or cell was left out of the snapshot"
+            ),
         }
     }
 }

@@ -26,7 +26,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::settle::{Fetched, Settled, Ticket, TicketCore};
+pub(crate) use self::refresh::source;
+pub(crate) use self::settle::{Fetched, Settled, Ticket};
 
 use self::link::{Endpoints, Kind, Link};
 use self::refresh::Refresh;
@@ -119,7 +120,10 @@ impl Follower {
             link: Link::Idle { at: Moment::NEVER },
             position: Position::default(),
             building: None,
-            renewals: Renewals::new(options.sync_interval, options.attempt_timeout.max(Duration::from_secs(1))),
+            renewals: Renewals::new(
+                options.sync_interval,
+                options.attempt_timeout.max(Duration::from_secs(1)),
+            ),
             tickets: Tickets::default(),
             ahead: HashMap::new(),
             refresh: Refresh::default(),
@@ -247,7 +251,12 @@ impl Follower {
         self.link = Link::Idle { at };
     }
 
-    fn on_synced(&mut self, now: Moment, answer: Result<proto::SyncResponse, Failure>, actions: &mut Vec<Action>) {
+    fn on_synced(
+        &mut self,
+        now: Moment,
+        answer: Result<proto::SyncResponse, Failure>,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(sent) = self.renewals.sent.take() else { return };
         let answer = match answer {
             Ok(answer) => answer,

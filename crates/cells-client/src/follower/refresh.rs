@@ -108,7 +108,11 @@ impl Follower {
         actions.push(Action::Refresh { endpoint, request });
     }
 
-    pub(super) fn on_refreshed(&mut self, now: Moment, answer: Result<proto::BatchResolveResponse, Failure>) {
+    pub(super) fn on_refreshed(
+        &mut self,
+        now: Moment,
+        answer: Result<proto::BatchResolveResponse, Failure>,
+    ) {
         let Some(page) = self.refresh.page.take() else { return };
         match answer {
             Ok(answer) => self.settle_page(now, &page, answer),
@@ -119,11 +123,14 @@ impl Follower {
         for ticket in &page.tickets {
             self.end(ticket);
             match picture.memory.peek(&ticket.key, picture.generation) {
-                Some((_, generation)) if !attached(generation, picture.generation) => self.refresh.add(&ticket.key),
+                Some((_, generation)) if !attached(generation, picture.generation) => {
+                    self.refresh.add(&ticket.key)
+                }
                 Some(_) | None => fruitful = true,
             }
         }
-        self.refresh.fruitless = if fruitful { 0 } else { self.refresh.fruitless.saturating_add(1) };
+        self.refresh.fruitless =
+            if fruitful { 0 } else { self.refresh.fruitless.saturating_add(1) };
         let pause = PAUSE_MIN.saturating_mul(1 << self.refresh.fruitless.min(16)).min(PAUSE_MAX);
         self.refresh.next_at = now.after(self.rng.jitter(pause * 2).min(PAUSE_MAX));
     }
@@ -140,7 +147,9 @@ impl Follower {
             let source = result.decision.as_ref().map_or(Source::Fallback, source);
             match result.outcome {
                 Some(Outcome::Placement(placement)) if source == Source::Fetched => {
-                    let Some(held) = Held::from_proto(&placement, &self.shared.cells) else { continue };
+                    let Some(held) = Held::from_proto(&placement, &self.shared.cells) else {
+                        continue;
+                    };
                     let fetched = Fetched {
                         held,
                         source,
@@ -151,7 +160,9 @@ impl Follower {
                     };
                     self.settle(now, ticket, &fetched, false);
                 }
-                Some(Outcome::Error(error)) if error.code == NOT_FOUND => self.settle_absent(now, ticket),
+                Some(Outcome::Error(error)) if error.code == NOT_FOUND => {
+                    self.settle_absent(now, ticket)
+                }
                 Some(_) | None => {}
             }
         }

@@ -21,7 +21,13 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    pub fn new(sent: Moment, sequence: u64, lease: Duration, age: Duration, drift_ppm: u32) -> Self {
+    pub fn new(
+        sent: Moment,
+        sequence: u64,
+        lease: Duration,
+        age: Duration,
+        drift_ppm: u32,
+    ) -> Self {
         let lease = shortened(lease, drift_ppm);
         let until = if lease.is_zero() { Moment::NEVER } else { sent.after(lease) };
         Self { sequence, until, as_of: sent.before(age) }
@@ -46,7 +52,14 @@ pub(crate) struct Renewals {
 
 impl Renewals {
     pub fn new(interval: Duration, timeout: Duration) -> Self {
-        Self { interval, timeout, sent: None, next_at: Moment::NEVER, waiting: Vec::new(), failures: 0 }
+        Self {
+            interval,
+            timeout,
+            sent: None,
+            next_at: Moment::NEVER,
+            waiting: Vec::new(),
+            failures: 0,
+        }
     }
 
     pub fn send(&mut self, now: Moment, endpoint: usize) {
@@ -64,7 +77,8 @@ impl Renewals {
 
     pub fn failed(&mut self, now: Moment, retry_after: Option<Duration>) {
         self.failures = self.failures.wrapping_add(1);
-        self.next_at = self.next_at.max(now.after(retry_after.unwrap_or_default().min(self.interval * 60)));
+        self.next_at =
+            self.next_at.max(now.after(retry_after.unwrap_or_default().min(self.interval * 60)));
     }
 
     /// When the question that is under way has taken too long.
@@ -120,7 +134,8 @@ mod tests {
         assert_eq!(renewals.due(u64::MAX).count(), MAX_WAITING - 2);
         // One that is over is of no use.
         renewals.wait(now, Grant::new(now, 1, SECOND, SECOND, 0));
-        renewals.wait(now.after(2 * SECOND), Grant::new(now.after(2 * SECOND), 2, SECOND, SECOND, 0));
+        renewals
+            .wait(now.after(2 * SECOND), Grant::new(now.after(2 * SECOND), 2, SECOND, SECOND, 0));
         assert_eq!(renewals.due(u64::MAX).count(), 1);
     }
 

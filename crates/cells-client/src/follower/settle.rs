@@ -93,7 +93,8 @@ impl Follower {
             Some((held, generation)) if generation >= self.journal_generation => held.epoch,
             Some(_) | None => 0,
         };
-        let core = TicketCore { generation: picture.generation, from: self.position.applied, held_epoch };
+        let core =
+            TicketCore { generation: picture.generation, from: self.position.applied, held_epoch };
         Ticket { key: key.into(), core }
     }
 
@@ -113,7 +114,13 @@ impl Follower {
     }
 
     /// Judges an answer. `verified`: the directory has said that no higher epoch exists.
-    pub fn settle(&mut self, now: Moment, ticket: &Ticket, fetched: &Fetched, verified: bool) -> Settled {
+    pub fn settle(
+        &mut self,
+        now: Moment,
+        ticket: &Ticket,
+        fetched: &Fetched,
+        verified: bool,
+    ) -> Settled {
         let key = &*ticket.key;
         let held = fetched.held;
         let picture = self.shared.picture.load_full();
@@ -123,7 +130,12 @@ impl Follower {
             return Settled::Answer(known.unwrap_or_else(|| self.own_terms(fetched)));
         }
         let same = ticket.core.generation == picture.generation && self.position.attached;
-        let told = self.tickets.0.get(key).and_then(|open| open.told).filter(|told| told.sequence > ticket.core.from);
+        let told = self
+            .tickets
+            .0
+            .get(key)
+            .and_then(|open| open.told)
+            .filter(|told| told.sequence > ticket.core.from);
         if let Some(told) = told
             && same
             && told.sequence > fetched.sequence
@@ -151,7 +163,8 @@ impl Follower {
         if held.epoch < self.shared.floors.floor(key) && !verified {
             return Settled::Doubtful { epoch: held.epoch };
         }
-        let up_to_date = fetched.sequence >= ticket.core.from.max(told.map_or(0, |told| told.sequence));
+        let up_to_date =
+            fetched.sequence >= ticket.core.from.max(told.map_or(0, |told| told.sequence));
         let beyond = known.is_some_and(|(present, generation)| {
             attached(generation, picture.generation) && present.epoch < held.epoch
         });
@@ -170,7 +183,11 @@ impl Follower {
         let own = self.own_terms(fetched);
         Settled::Answer(Resolved {
             // What is kept attached is covered by the picture's lease as well.
-            lease_until: if exact { own.lease_until.max(picture.lease_until()) } else { own.lease_until },
+            lease_until: if exact {
+                own.lease_until.max(picture.lease_until())
+            } else {
+                own.lease_until
+            },
             ..own
         })
     }
