@@ -20,6 +20,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// The clock, whose zero is the boot or this moment.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self {

@@ -181,7 +181,7 @@ mod tests {
             failure(Status::with_error_details(
                 code,
                 "m",
-                ErrorDetails::with_error_info(reason, "cells.v1", [("a", "b")]),
+                ErrorDetails::with_error_info(reason, "cells.v1", std::collections::HashMap::new()),
             ))
         };
         assert_eq!(

@@ -130,13 +130,38 @@ impl Packed for Held {
                 2 => WriteMode::Logged,
                 _ => WriteMode::Unknown,
             },
-            state: match from[12] >> 4 {
+            state: match from[12] >> 4 & 7 {
                 1 => PlacementState::Active,
                 2 => PlacementState::Expired,
                 _ => PlacementState::Unknown,
             },
             expire_ms: u64::from_le_bytes(expire),
         }
+    }
+}
+
+/// A placement in the whole map: `loose` where it is not known to be exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub held: Held,
+    pub loose: bool,
+}
+
+/// The highest bit of the byte of mode and state.
+const LOOSE: u8 = 1 << 7;
+
+impl Packed for Kept {
+    const BYTES: usize = Held::BYTES;
+
+    #[inline]
+    fn pack(&self, to: &mut [u8]) {
+        self.held.pack(to);
+        to[12] |= if self.loose { LOOSE } else { 0 };
+    }
+
+    #[inline]
+    fn unpack(from: &[u8]) -> Self {
+        Self { held: Held::unpack(from), loose: from[12] & LOOSE != 0 }
     }
 }
 
@@ -160,6 +185,11 @@ mod tests {
                     let mut bytes = [0xAA; Held::BYTES];
                     held.pack(&mut bytes);
                     assert_eq!(Held::unpack(&bytes), held);
+                    for loose in [true, false] {
+                        let kept = Kept { held, loose };
+                        kept.pack(&mut bytes);
+                        assert_eq!(Kept::unpack(&bytes), kept);
+                    }
                 }
             }
         }

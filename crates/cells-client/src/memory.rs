@@ -12,23 +12,24 @@ use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, UnitWeighter};
 
 use crate::floors::Floors;
-use crate::held::Held;
+use crate::held::{Held, Kept};
 
-/// The generation of a value that is attached to no picture.
+/// The generation of the picture before the first that a Watch has made: nothing is attached to it. Pictures have even generations; the
+/// odd one after it is that of values which are held along with it, but not attached.
 pub(crate) const UNATTACHED: u32 = 0;
 
 /// For a given seed, evictions are the same in every run.
 static FIXED: SharedSeed = SharedSeed::from_u64(0x6365_6c6c_7363_6c69);
 
 #[derive(Clone, Copy)]
-struct Entry {
+pub(crate) struct Entry {
     held: Held,
     generation: u32,
 }
 
 /// What is evicted leaves its epoch behind.
 #[derive(Clone)]
-struct Evictions(Arc<Floors>);
+pub(crate) struct Evictions(Arc<Floors>);
 
 impl Lifecycle<Box<str>, Entry> for Evictions {
     type RequestState = ();
@@ -38,11 +39,11 @@ impl Lifecycle<Box<str>, Entry> for Evictions {
     }
 }
 
-type Bounded = Cache<Box<str>, Entry, UnitWeighter, SeedableRandomState, Evictions>;
+pub(crate) type Bounded = Cache<Box<str>, Entry, UnitWeighter, SeedableRandomState, Evictions>;
 
 pub(crate) enum Memory {
-    /// All placements, all attached or (before the first picture) none.
-    Whole(CompactMap<Held>),
+    /// All placements, and those that were fetched before the Watch told of them.
+    Whole(CompactMap<Kept>),
     /// At most so many placements; generations tell which are attached.
     Bounded(Box<Bounded>),
 }
@@ -71,7 +72,9 @@ impl Memory {
     #[inline]
     pub fn get(&self, key: &str, generation: u32) -> Option<(Held, bool)> {
         match self {
-            Self::Whole(map) => map.get(key).map(|held| (held, generation != UNATTACHED)),
+            Self::Whole(map) => {
+                map.get(key).map(|kept| (kept.held, !kept.loose && generation != UNATTACHED))
+            }
             Self::Bounded(cache) => {
                 cache.get(key).map(|entry| (entry.held, attached(entry.generation, generation)))
             }
@@ -79,10 +82,12 @@ impl Memory {
     }
 
     /// [`Memory::get`] of somebody who does not ask on a caller's behalf: it keeps nothing from being evicted.
-    /// Answers the value's generation; that of a whole map is its picture's.
+    /// Answers the value's own generation.
     pub fn peek(&self, key: &str, generation: u32) -> Option<(Held, u32)> {
         match self {
-            Self::Whole(map) => map.get(key).map(|held| (held, generation)),
+            Self::Whole(map) => {
+                map.get(key).map(|kept| (kept.held, generation | u32::from(kept.loose)))
+            }
             Self::Bounded(cache) => cache.peek(key).map(|entry| (entry.held, entry.generation)),
         }
     }
@@ -90,7 +95,7 @@ impl Memory {
     pub fn put(&self, key: &str, held: Held, generation: u32) {
         match self {
             Self::Whole(map) => {
-                map.insert(key, held);
+                map.insert(key, Kept { held, loose: generation & 1 == 1 });
             }
             Self::Bounded(cache) => cache.insert(key.into(), Entry { held, generation }),
         }
@@ -129,7 +134,9 @@ impl Memory {
     /// Calls `f` with every key of a portion, its value and its generation. `f` must not use this memory.
     pub fn visit(&self, portion: usize, generation: u32, mut f: impl FnMut(&str, Held, u32)) {
         match self {
-            Self::Whole(map) => map.visit(portion, |key, held| f(key, held, generation)),
+            Self::Whole(map) => map.visit(portion, |key, kept| {
+                f(key, kept.held, generation | u32::from(kept.loose));
+            }),
             Self::Bounded(cache) => {
                 cache.iter().for_each(|(key, entry)| f(&key, entry.held, entry.generation))
             }

@@ -112,19 +112,17 @@ impl Follower {
         }
     }
 
-    /// Whether what is held takes in the change `sequence`, which says `epoch`, already.
-    fn is_ahead(&self, key: &str, held: &Held, generation: u32, sequence: u64, epoch: u64) -> bool {
-        let comparable = generation >= self.journal_generation;
-        comparable
-            && (held.epoch > epoch || self.ahead.get(key).is_some_and(|ahead| *ahead >= sequence))
+    /// Whether what is held is beyond a change that says `epoch`. Within an epoch the Watch is believed, though it may be behind what was
+    /// fetched: what it tells is exact as of the position, which is all that a renewal covers.
+    fn is_ahead(&self, held: &Held, generation: u32, epoch: u64) -> bool {
+        generation >= self.journal_generation && held.epoch > epoch
     }
 
     fn placed(&mut self, key: &str, held: Held, sequence: u64) {
         self.tickets.note(key, sequence, held.epoch, Some(held));
         let picture = self.shared.picture.load_full();
         match picture.memory.peek(key, picture.generation) {
-            Some((old, generation))
-                if self.is_ahead(key, &old, generation, sequence, held.epoch) => {}
+            Some((old, generation)) if self.is_ahead(&old, generation, held.epoch) => {}
             // A bounded memory holds what was asked for, and nothing else.
             None if picture.memory.is_bounded() => {}
             Some(_) | None => {
@@ -138,7 +136,7 @@ impl Follower {
         self.tickets.note(key, sequence, epoch, None);
         let picture = self.shared.picture.load_full();
         match picture.memory.peek(key, picture.generation) {
-            Some((old, generation)) if self.is_ahead(key, &old, generation, sequence, epoch) => {}
+            Some((old, generation)) if self.is_ahead(&old, generation, epoch) => {}
             Some((old, generation)) => {
                 if generation >= self.journal_generation {
                     self.shared.floors.raise(key, old.epoch);
@@ -181,7 +179,7 @@ impl Follower {
         }
         let behind = self.position.attached
             && building.journal_id == self.position.journal_id
-            && message.sequence < self.position.applied;
+            && message.sequence < self.position.applied.max(self.position.reached);
         if message.caught_up && !behind {
             self.swap(now, message.sequence, message.resume_token);
         }
@@ -206,28 +204,28 @@ impl Follower {
         self.attach(picture, building.journal_id, sequence, token);
     }
 
-    /// Keeps what the old picture knew better: values that were fetched beyond the new picture's position. Leaves the epochs of what
-    /// has gone to `floors`. One pass over the old picture, while it goes on answering.
+    /// Keeps what the old picture knew better: values that were fetched from beyond the new picture's position. Leaves the epochs of
+    /// what has gone to `floors`. One pass over the old picture, while it goes on answering.
     fn carry_over(&mut self, old: &Picture, new: &Memory, sequence: u64) {
-        let (ahead, floors) = (&self.ahead, &self.shared.floors);
+        let (ahead, floors, refresh) = (&mut self.ahead, &self.shared.floors, &mut self.refresh);
         for portion in 0..old.memory.portions() {
             old.memory.visit(portion, old.generation, |key, held, _| {
-                let beyond = ahead.get(key).is_some_and(|at| *at >= sequence);
-                let keep = match new.peek(key, 0) {
-                    Some((newer, _)) => {
-                        held.epoch > newer.epoch || (held.epoch == newer.epoch && beyond)
+                match (new.peek(key, 0), ahead.get(key)) {
+                    // An epoch above that of an exact value is from beyond.
+                    (Some((newer, _)), _) if held.epoch > newer.epoch => new.put(key, held, 0),
+                    (Some(_), _) => {
+                        ahead.remove(key);
                     }
-                    None => beyond,
-                };
-                if keep {
-                    new.put(key, held, 0);
-                } else {
-                    // Only of use where the key has gone, and harmless elsewhere.
-                    floors.raise(key, held.epoch);
+                    (None, Some(at)) if *at >= sequence => new.put(key, held, 0),
+                    // It may be from beyond all the same, or have gone: without a lease until that is known.
+                    (None, Some(_)) => {
+                        new.put(key, held, 1);
+                        refresh.add(key);
+                    }
+                    (None, None) => floors.raise(key, held.epoch),
                 }
             });
         }
-        self.ahead.retain(|_, at| *at > sequence);
     }
 
     /// The first message of a stream of changes: what is held stays, unattached, until it is refreshed or changed.
@@ -243,7 +241,7 @@ impl Follower {
 
     fn attach(&mut self, picture: Picture, journal_id: String, applied: u64, token: String) {
         self.set_picture(picture);
-        self.position = super::Position { attached: true, journal_id, applied, token };
+        self.position = super::Position { attached: true, journal_id, applied, token, reached: 0 };
         if let Link::Open { kind, .. } = &mut self.link {
             *kind = Kind::Live;
         }

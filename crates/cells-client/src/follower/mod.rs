@@ -83,6 +83,8 @@ pub(crate) struct Position {
     pub applied: u64,
     /// Where to go on. Empty: begin anew.
     pub token: String,
+    /// From a snapshot file: some values are of this position, which the Watch may not have reached yet.
+    pub reached: u64,
 }
 
 /// A picture in the making.
@@ -102,7 +104,7 @@ pub(crate) struct Follower {
     building: Option<Building>,
     renewals: Renewals,
     tickets: Tickets,
-    /// Whole map: values that were fetched at a position which the Watch has not reached yet, and that position.
+    /// Whole map: values that were fetched and that the Watch has not told of yet, and the position that came with them.
     ahead: HashMap<Box<str>, u64>,
     refresh: Refresh,
     /// The first generation of the present journal: epochs of values from before are of another.
@@ -126,7 +128,7 @@ impl Follower {
             ),
             tickets: Tickets::default(),
             ahead: HashMap::new(),
-            refresh: Refresh::default(),
+            refresh: Refresh::new(&options),
             journal_generation: 0,
             settle_until: Moment::NEVER,
             options,
@@ -138,6 +140,7 @@ impl Follower {
     /// Takes over where the snapshot file's writer left off. The picture is in place already.
     pub fn resume(&mut self, position: Position) {
         self.position = position;
+        self.refresh_all();
     }
 
     /// Whether there is a whole picture, however old.

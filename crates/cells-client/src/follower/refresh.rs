@@ -1,16 +1,16 @@
-//! Asks again, in the background and a page at a time, for what a bounded memory holds but is not exact about.
+//! Asks again, in the background and a page at a time, for what memory holds but is not exact about.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::settle::{Fetched, Ticket};
+use super::settle::{Fetched, MAX_AHEAD, Ticket};
 use super::{Action, Follower, duration};
 use crate::answer::Source;
 use crate::clock::Moment;
 use crate::error::Failure;
 use crate::held::Held;
 use crate::memory::attached;
-use crate::options::Mode;
+use crate::options::{Mode, Options};
 use crate::proto::{self, batch_resolve_result::Outcome};
 
 /// Keys of a page: as many as BatchResolve takes.
@@ -29,7 +29,6 @@ struct Page {
     sent: Moment,
 }
 
-#[derive(Default)]
 pub(super) struct Refresh {
     /// At most as many as memory holds; beyond that, what is unattached waits for the next time it is asked for.
     queue: VecDeque<Box<str>>,
@@ -41,6 +40,14 @@ pub(super) struct Refresh {
 }
 
 impl Refresh {
+    pub fn new(options: &Options) -> Self {
+        let capacity = match options.mode {
+            Mode::Whole => MAX_AHEAD,
+            Mode::Bounded { capacity } => capacity,
+        };
+        Self { queue: VecDeque::new(), capacity, page: None, next_at: Moment::NEVER, fruitless: 0 }
+    }
+
     pub fn add(&mut self, key: &str) {
         if self.queue.len() < self.capacity.max(PAGE) {
             self.queue.push_back(key.into());
@@ -60,9 +67,6 @@ impl Follower {
     /// All that is held but not attached is asked for again.
     pub(super) fn refresh_all(&mut self) {
         let picture = self.shared.picture.load_full();
-        if let Mode::Bounded { capacity } = self.options.mode {
-            self.refresh.capacity = capacity;
-        }
         let mut keys = Vec::new();
         for portion in 0..picture.memory.portions() {
             picture.memory.visit(portion, picture.generation, |key, _, generation| {

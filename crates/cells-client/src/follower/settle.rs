@@ -18,7 +18,7 @@ use crate::held::Held;
 use crate::memory::attached;
 
 /// Whole map: fetched values that the Watch has not reached yet. More are answered, but not kept.
-const MAX_AHEAD: usize = 65_536;
+pub(super) const MAX_AHEAD: usize = 65_536;
 
 /// The latest change that the Watch told of a key while it was being asked for.
 #[derive(Clone, Copy)]
@@ -142,6 +142,9 @@ impl Follower {
             && told.epoch >= held.epoch
         {
             return match told.after {
+                Some(newer) if newer.epoch < self.shared.floors.floor(key) && !verified => {
+                    Settled::Doubtful { epoch: newer.epoch }
+                }
                 // Exact: no change of this key was told after it.
                 Some(newer) => {
                     if picture.memory.is_bounded() {
@@ -201,13 +204,13 @@ impl Follower {
         }
         // What is attached goes when the Watch says so; what is not may have gone long ago.
         if let Some((held, generation)) = picture.memory.peek(&ticket.key, picture.generation)
-            && picture.memory.is_bounded()
             && !attached(generation, picture.generation)
         {
             if generation >= self.journal_generation {
                 self.shared.floors.raise(&ticket.key, held.epoch);
             }
             picture.memory.remove(&ticket.key);
+            self.ahead.remove(&ticket.key);
         }
     }
 
@@ -215,35 +218,26 @@ impl Follower {
         let picture = self.shared.picture.load_full();
         if fetched.source == Source::Override {
             self.shared.floors.raise(key, fetched.held.epoch);
-        } else if picture.memory.is_bounded() {
-            let generation = if exact { picture.generation } else { self.loose() };
-            picture.memory.put(key, fetched.held, generation);
-            if !exact {
-                self.refresh.add(key);
+            return;
+        }
+        if !picture.memory.is_bounded() {
+            let noted = self.ahead.len() < MAX_AHEAD || self.ahead.contains_key(key);
+            // What is held already must take the newer epoch, or it would answer the older one again.
+            if !noted && picture.memory.peek(key, picture.generation).is_none() {
+                self.shared.floors.raise(key, fetched.held.epoch);
+                return;
             }
-        } else if exact || !self.position.attached {
-            self.keep_whole(key, fetched);
-        } else {
-            // The Watch has told otherwise, or will tell. The epoch was told to the caller all the same.
-            self.shared.floors.raise(key, fetched.held.epoch);
-        }
-    }
-
-    fn keep_whole(&mut self, key: &str, fetched: &Fetched) {
-        let picture = self.shared.picture.load_full();
-        if self.ahead.len() >= MAX_AHEAD {
-            let applied = self.position.applied;
-            self.ahead.retain(|_, at| *at > applied);
-        }
-        // What is held already must take the newer epoch, or it would answer the older one again.
-        let held = picture.memory.peek(key, picture.generation).is_some();
-        if held || self.ahead.len() < MAX_AHEAD {
-            picture.memory.put(key, fetched.held, picture.generation);
-            if self.ahead.len() < MAX_AHEAD {
+            if noted {
                 self.ahead.insert(key.into(), fetched.sequence);
             }
-        } else {
-            self.shared.floors.raise(key, fetched.held.epoch);
+        }
+        picture.memory.put(
+            key,
+            fetched.held,
+            if exact { picture.generation } else { self.loose() },
+        );
+        if !exact {
+            self.refresh.add(key);
         }
     }
 

@@ -5,6 +5,7 @@
 //! records: 'f' bucket u32, epoch u64
 //!          'p' attached u8, placement 19, key text           (the placement's cell: its place among the cells)
 //!          'c' id text, region text, endpoint text, state u8, labels u32 × (text, text)
+//!          'r' reached u64
 //! 'e' records u64 │ XXH3-64 of all before
 //! ```
 //! Numbers are little-endian; a text is its length as u32 and its bytes. The checksum is verified before anything is believed.
@@ -79,6 +80,12 @@ impl Writer {
         self.put(&epoch.to_le_bytes())
     }
 
+    pub fn reached(&mut self, sequence: u64) -> io::Result<()> {
+        self.records += 1;
+        self.put(b"r")?;
+        self.put(&sequence.to_le_bytes())
+    }
+
     pub fn placement(&mut self, key: &str, held: &Held, attached: bool) -> io::Result<()> {
         self.records += 1;
         let mut packed = [0; Held::BYTES];
@@ -147,7 +154,7 @@ impl<'a> Reader<'a> {
         let applied = self.u64()?;
         let (journal_id, token) = (self.text()?.to_owned(), self.text()?.to_owned());
         let bounded = self.u8()? == 1;
-        let position = Position { attached: true, journal_id, applied, token };
+        let position = Position { attached: true, journal_id, applied, token, reached: 0 };
         let mut contents = Contents {
             saved_at_ms,
             bounded,
@@ -165,6 +172,7 @@ impl<'a> Reader<'a> {
                     let held = Held::unpack(self.take(Held::BYTES)?);
                     contents.placements.push((self.text()?.into(), held, attached));
                 }
+                b'r' => contents.position.reached = self.u64()?,
                 b'c' => contents.cells.push(self.cell()?),
                 b'e' if self.u64()? == records && self.0.is_empty() => return check(contents),
                 _ => return Err("it holds what no writer wrote".into()),

@@ -39,10 +39,17 @@ pub(crate) fn save(core: &Core) -> io::Result<()> {
     if !position.attached {
         return Ok(());
     }
-    write(path, &position, &picture, &core.shared)
+    write(path, &position, &picture, &core.shared, || core.follower.lock().position().applied)
 }
 
-fn write(path: &Path, position: &Position, picture: &Picture, shared: &Shared) -> io::Result<()> {
+/// `reached`: the position at the time of the call.
+pub(crate) fn write(
+    path: &Path,
+    position: &Position,
+    picture: &Picture,
+    shared: &Shared,
+    reached: impl FnOnce() -> u64,
+) -> io::Result<()> {
     let aside = aside(path);
     let mut writer = Writer::new(File::create(&aside)?);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -64,6 +71,7 @@ fn write(path: &Path, position: &Position, picture: &Picture, shared: &Shared) -
         });
     }
     outcome?;
+    writer.reached(reached().max(position.reached))?;
     // After the placements: what is evicted meanwhile is in the one or the other.
     for (bucket, epoch) in shared.floors.raised() {
         writer.floor(bucket, epoch)?;

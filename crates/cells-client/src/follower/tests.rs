@@ -1,1 +1,0 @@
-//! Tables of events and what follows from them.
