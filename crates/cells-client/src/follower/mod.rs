@@ -22,7 +22,7 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,14 @@ pub(crate) struct Position {
     pub reached: u64,
 }
 
+/// What a snapshot file is written from.
+pub(crate) struct Export {
+    pub position: Position,
+    pub picture: Arc<Picture>,
+    /// What the Watch has not told of yet: the next process must not take it for what the position says.
+    pub ahead: HashSet<Box<str>>,
+}
+
 /// A picture in the making.
 struct Building {
     memory: Memory,
@@ -141,6 +149,18 @@ impl Follower {
     pub fn resume(&mut self, position: Position) {
         self.position = position;
         self.refresh_all();
+        if !self.shared.picture.load().memory.is_bounded() {
+            self.ahead = self.refresh.queued().map(|key| (key.into(), 0)).collect();
+        }
+    }
+
+    /// What a snapshot file is written from.
+    pub fn export(&self) -> Export {
+        Export {
+            position: self.position.clone(),
+            picture: self.shared.picture.load_full(),
+            ahead: self.ahead.keys().cloned().collect(),
+        }
     }
 
     /// Whether there is a whole picture, however old.

@@ -54,6 +54,15 @@ impl Refresh {
         }
     }
 
+    pub fn queued(&self) -> impl Iterator<Item = &str> {
+        self.queue.iter().map(|key| &**key)
+    }
+
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.page.is_none() && self.queue.is_empty()
+    }
+
     pub fn wake_at(&self, attached: bool) -> Moment {
         match &self.page {
             Some(page) => page.sent.after(TIMEOUT),

@@ -129,6 +129,11 @@ impl Follower {
             let known = known.map(|(held, generation)| picture.answer_now(held, generation));
             return Settled::Answer(known.unwrap_or_else(|| self.own_terms(fetched)));
         }
+        // Of a key that is held nothing higher was told than what is held.
+        let floor = match known {
+            Some((_, generation)) if generation >= self.journal_generation => 0,
+            Some(_) | None => self.shared.floors.floor(key),
+        };
         let same = ticket.core.generation == picture.generation && self.position.attached;
         let told = self
             .tickets
@@ -142,7 +147,7 @@ impl Follower {
             && told.epoch >= held.epoch
         {
             return match told.after {
-                Some(newer) if newer.epoch < self.shared.floors.floor(key) && !verified => {
+                Some(newer) if newer.epoch < floor && !verified => {
                     Settled::Doubtful { epoch: newer.epoch }
                 }
                 // Exact: no change of this key was told after it.
@@ -163,7 +168,7 @@ impl Follower {
                 return Settled::Answer(picture.answer_now(present, generation));
             }
         }
-        if held.epoch < self.shared.floors.floor(key) && !verified {
+        if held.epoch < floor && !verified {
             return Settled::Doubtful { epoch: held.epoch };
         }
         let up_to_date =

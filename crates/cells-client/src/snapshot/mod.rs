@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use self::codec::{Contents, Reader, Writer};
 use crate::directory::Core;
-use crate::follower::Position;
+use crate::follower::{Export, Position};
 use crate::memory::attached;
 use crate::picture::{Picture, Shared};
 
@@ -31,25 +31,22 @@ pub(crate) fn save(core: &Core) -> io::Result<()> {
     let Some(path) = &core.options.snapshot else { return Ok(()) };
     let _alone = core.saving.lock();
     // The position first: see the module.
-    let (position, picture) = {
-        let follower = core.follower.lock();
-        (follower.position().clone(), core.shared.picture.load_full())
-    };
+    let export = core.follower.lock().export();
     // Who never followed a journal has nothing that is worth keeping, and may stand before a file that has.
-    if !position.attached {
+    if !export.position.attached {
         return Ok(());
     }
-    write(path, &position, &picture, &core.shared, || core.follower.lock().position().applied)
+    write(path, &export, &core.shared, || core.follower.lock().position().applied)
 }
 
 /// `reached`: the position at the time of the call.
 pub(crate) fn write(
     path: &Path,
-    position: &Position,
-    picture: &Picture,
+    export: &Export,
     shared: &Shared,
     reached: impl FnOnce() -> u64,
 ) -> io::Result<()> {
+    let Export { position, picture, ahead } = export;
     let aside = aside(path);
     let mut writer = Writer::new(File::create(&aside)?);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -66,7 +63,8 @@ pub(crate) fn write(
     for portion in 0..picture.memory.portions() {
         picture.memory.visit(portion, picture.generation, |key, held, generation| {
             if outcome.is_ok() {
-                outcome = writer.placement(key, &held, attached(generation, picture.generation));
+                let exact = attached(generation, picture.generation) && !ahead.contains(key);
+                outcome = writer.placement(key, &held, exact);
             }
         });
     }

@@ -510,9 +510,8 @@ impl Sim {
 
     fn restart(&mut self) {
         let path = self.folder.path().join("file");
-        let picture = self.shared.picture.load_full();
         if self.follower.position().attached {
-            snapshot::write(&path, self.follower.position(), &picture, &self.shared, || 0).unwrap();
+            snapshot::write(&path, &self.follower.export(), &self.shared, || 0).unwrap();
         } else {
             // Nothing was written: the next process is a new client.
             self.told.clear();
@@ -606,7 +605,11 @@ impl Sim {
     }
 
     fn refresh_is_done(&self) -> bool {
-        self.refresh.is_none() && self.follower.wake_at() < Moment::LAST
+        self.refresh.is_none() && self.follower.refresh.is_idle()
+    }
+
+    pub fn holds_anything(&self) -> bool {
+        self.shared.picture.load().memory.len() > 0
     }
 
     fn compare(&self) {
