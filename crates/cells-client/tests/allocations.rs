@@ -48,7 +48,12 @@ async fn hits_allocate_nothing_in_either_mode() {
         for key in &keys {
             let answer = directory.resolve(key).unwrap();
             seen += answer.endpoint().len() + answer.region().len() + answer.epoch() as usize;
-            black_box((answer.lease(), answer.age(), answer.is_stale(), answer.may_write_directly()));
+            black_box((
+                answer.lease(),
+                answer.age(),
+                answer.is_stale(),
+                answer.may_write_directly(),
+            ));
             black_box(directory.resolve("nobody"));
         }
         assert_eq!(COUNT.with(Cell::get) - before, 0, "{mode:?}");

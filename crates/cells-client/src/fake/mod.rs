@@ -167,6 +167,14 @@ impl FakeDirectory {
         });
     }
 
+    /// Places many tenants in one entry of the journal.
+    pub fn place_all<'a>(&self, placements: impl IntoIterator<Item = (&'a str, String)>) {
+        self.world.commit(|state| {
+            let placements = placements.into_iter();
+            placements.map(|(key, cell)| Change::Placed(state.next_placement(key, &cell))).collect()
+        });
+    }
+
     /// Changes how writers of a tenant write. Does nothing for one that has no cell.
     pub fn set_write_mode(&self, key: &str, mode: WriteMode) {
         let mode = match mode {

@@ -60,6 +60,7 @@ impl Stream {
         if replica.silent {
             return Next::Wait;
         }
+        let was_snapshot = self.snapshot.is_some();
         if let Some(behind) = self.snapshot.take() {
             let part = part(replica, &behind, self.first);
             self.snapshot = part.placements.last().map(|placement| placement.partition_key.clone());
@@ -69,7 +70,7 @@ impl Stream {
                 return Next::Tell(self.message(Piece::Snapshot(part), String::new(), false));
             }
         }
-        if replica.position <= self.sequence && !self.first {
+        if replica.position <= self.sequence && !self.first && !was_snapshot {
             return Next::Wait;
         }
         self.first = false;
@@ -96,6 +97,7 @@ impl Stream {
     }
 
     async fn tell(mut self) -> Option<(Result<proto::WatchResponse, Failure>, Option<Self>)> {
+        let heartbeat = tokio::time::Instant::now() + HEARTBEAT;
         loop {
             self.changed.mark_unchanged();
             match self.next() {
@@ -103,7 +105,7 @@ impl Stream {
                 Next::Fail => return Some((Err(gone()), None)),
                 Next::Wait => {}
             }
-            if tokio::time::timeout(HEARTBEAT, self.changed.changed()).await.is_err()
+            if tokio::time::timeout_at(heartbeat, self.changed.changed()).await.is_err()
                 && !self.is_silent()
             {
                 // Nothing has changed, but the stream is alive.
