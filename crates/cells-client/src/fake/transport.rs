@@ -105,9 +105,11 @@ impl Stream {
                 Next::Fail => return Some((Err(gone()), None)),
                 Next::Wait => {}
             }
-            if tokio::time::timeout_at(heartbeat, self.changed.changed()).await.is_err()
-                && !self.is_silent()
-            {
+            let waited = tokio::time::timeout_at(heartbeat, self.changed.changed()).await;
+            if waited.is_err() && self.is_silent() {
+                // Until it is cut off, or told to speak again.
+                let _ = self.changed.changed().await;
+            } else if waited.is_err() {
                 // Nothing has changed, but the stream is alive.
                 let token = format!("{}:{}", self.journal_id, self.sequence);
                 let message = self.message(Piece::Changes(proto::Changes::default()), token, true);
