@@ -25,6 +25,9 @@ pub(crate) const MAX_FLIGHTS: usize = 65_536;
 
 type Outcome = Option<Result<Resolved, Error>>;
 
+/// The questions under way, and where their answers will be.
+type Flights = HashMap<(Box<str>, Question), watch::Receiver<Outcome>>;
+
 /// What the tasks of a directory share.
 pub(crate) struct Core {
     pub options: Options,
@@ -35,7 +38,7 @@ pub(crate) struct Core {
     pub rng: Mutex<Rng>,
     pub fallback: Option<CellIndex>,
     /// The questions under way: who asks the same waits for the same answer.
-    pub flights: Mutex<HashMap<(Box<str>, Question), watch::Receiver<Outcome>>>,
+    pub flights: Mutex<Flights>,
     /// Held while the snapshot file is written: two writers would tear it.
     pub saving: Arc<Mutex<()>>,
     pub tasks: TaskTracker,

@@ -41,6 +41,8 @@ impl Lifecycle<Box<str>, Entry> for Evictions {
 
 pub(crate) type Bounded = Cache<Box<str>, Entry, UnitWeighter, SeedableRandomState, Evictions>;
 
+// There are one or two of these, each behind an `Arc`; a box more would be a wait for memory more.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Memory {
     /// All placements, and those that were fetched before the Watch told of them.
     Whole(CompactMap<Kept>),

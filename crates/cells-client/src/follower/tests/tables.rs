@@ -306,14 +306,21 @@ fn an_expired_token_begins_anew_and_loses_nothing_meanwhile() {
 #[test]
 fn a_snapshot_from_behind_is_not_put_in_place() {
     let mut story = Story::new(Mode::Whole, 1);
-    story.snapshot(7, vec![placement("t", "b", 2)]);
-    story.changes(7, vec![]);
+    story.snapshot(6, vec![placement("t", "b", 2), placement("gone", "a", 4)]);
+    story.changes(6, vec![]);
+    story.changes(7, vec![vacated(7, "gone", "a", 4)]);
+    story.synced("j", 7);
     story.end_watch(FailureKind::ResumeTokenExpired);
     story.pass(SECOND);
-    story.snapshot(5, vec![placement("t", "a", 1)]);
+    story.snapshot(5, vec![placement("t", "a", 1), placement("gone", "b", 3)]);
     story.changes(5, vec![]);
     assert_eq!(story.answer("t").unwrap().0, 2);
-    story.changes(6, vec![placed(6, "t", "b", 2)]);
+    assert_eq!(
+        story.answer("gone"),
+        None,
+        "what is over does not come back, and with the lease of position 7"
+    );
+    story.changes(7, vec![placed(6, "t", "b", 2), vacated(7, "gone", "a", 4)]);
     story.changes(8, vec![placed(8, "t", "c", 3)]);
     assert_eq!(story.answer("t").unwrap().0, 3);
 }
