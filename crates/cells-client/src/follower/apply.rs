@@ -120,6 +120,7 @@ impl Follower {
 
     fn placed(&mut self, key: &str, held: Held, sequence: u64) {
         self.tickets.note(key, sequence, held.epoch, Some(held));
+        self.absent.remove(key);
         let picture = self.shared.picture.load_full();
         match picture.memory.peek(key, picture.generation) {
             Some((old, generation)) if self.is_ahead(&old, generation, held.epoch) => {}
@@ -134,6 +135,7 @@ impl Follower {
 
     fn vacated(&mut self, key: &str, epoch: u64, sequence: u64) {
         self.tickets.note(key, sequence, epoch, None);
+        self.absent.remove(key);
         let picture = self.shared.picture.load_full();
         match picture.memory.peek(key, picture.generation) {
             Some((old, generation)) if self.is_ahead(&old, generation, epoch) => {}
@@ -257,6 +259,7 @@ impl Follower {
         self.shared.floors.clear();
         self.shared.cells.forget_sequences();
         self.ahead.clear();
+        self.absent.clear();
         self.renewals.forget();
         self.journal_generation = next_generation(self.generation());
         self.settle_until = now.after(self.options.journal_settle);

@@ -114,6 +114,8 @@ pub(crate) struct Follower {
     tickets: Tickets,
     /// Whole map: values that were fetched and that the Watch has not told of yet, and the position that came with them.
     ahead: HashMap<Box<str>, u64>,
+    /// Whole map: values that are not exact, and since when the table is known not to have them.
+    absent: HashMap<Box<str>, Moment>,
     refresh: Refresh,
     /// The first generation of the present journal: epochs of values from before are of another.
     journal_generation: u32,
@@ -136,6 +138,7 @@ impl Follower {
             ),
             tickets: Tickets::default(),
             ahead: HashMap::new(),
+            absent: HashMap::new(),
             refresh: Refresh::new(&options),
             journal_generation: 0,
             settle_until: Moment::NEVER,

@@ -201,22 +201,34 @@ impl Follower {
     }
 
     /// The directory says, from the table itself, that a key has no cell.
+    ///
+    /// What is attached goes when the Watch says so. Of what is not, the Watch may have told the end long ago, or may have yet to tell both
+    /// beginning and end. A whole map would then answer the beginning, an epoch below what was told: so there it goes only once the
+    /// Watch has come past the moment of this answer.
     pub fn settle_absent(&mut self, now: Moment, ticket: &Ticket) {
+        let key = &*ticket.key;
         let picture = self.shared.picture.load_full();
-        let told = self.tickets.0.get(&*ticket.key).is_some_and(|open| open.told.is_some());
-        if told || now < self.settle_until {
+        let told = self.tickets.0.get(key).and_then(|open| open.told);
+        if told.is_some_and(|told| told.sequence > ticket.core.from) || now < self.settle_until {
             return;
         }
-        // What is attached goes when the Watch says so; what is not may have gone long ago.
-        if let Some((held, generation)) = picture.memory.peek(&ticket.key, picture.generation)
-            && !attached(generation, picture.generation)
-        {
-            if generation >= self.journal_generation {
-                self.shared.floors.raise(&ticket.key, held.epoch);
-            }
-            picture.memory.remove(&ticket.key);
-            self.ahead.remove(&ticket.key);
+        let Some((held, generation)) = picture.memory.peek(key, picture.generation) else { return };
+        if attached(generation, picture.generation) {
+            return;
         }
+        let since = self.absent.get(key).copied();
+        if !picture.memory.is_bounded() && since.is_none_or(|since| picture.as_of() < since) {
+            if self.absent.len() < MAX_AHEAD {
+                self.absent.entry(key.into()).or_insert(now);
+            }
+            return;
+        }
+        if generation >= self.journal_generation {
+            self.shared.floors.raise(key, held.epoch);
+        }
+        picture.memory.remove(key);
+        self.ahead.remove(key);
+        self.absent.remove(key);
     }
 
     fn keep(&mut self, key: &str, fetched: &Fetched, exact: bool) {
