@@ -135,6 +135,13 @@ impl Follower {
             Some(_) | None => self.shared.floors.floor(key),
         };
         let same = ticket.core.generation == picture.generation && self.position.attached;
+        // What is held may be from beyond both the answer and what the Watch has told.
+        if let Some((present, generation)) = known
+            && generation >= self.journal_generation
+            && present.epoch > held.epoch
+        {
+            return Settled::Answer(picture.answer_now(present, generation));
+        }
         let told = self
             .tickets
             .0
@@ -163,8 +170,7 @@ impl Follower {
         let quiet = now >= self.settle_until;
         if let Some((present, generation)) = known {
             let exact = attached(generation, picture.generation);
-            let newer = generation >= self.journal_generation && present.epoch > held.epoch;
-            if newer || (exact && !quiet) {
+            if exact && !quiet {
                 return Settled::Answer(picture.answer_now(present, generation));
             }
         }
