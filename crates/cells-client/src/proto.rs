@@ -1,0 +1,4 @@
+//! The generated API. Its comments are those of `proto/`.
+#![allow(missing_docs, clippy::all, clippy::pedantic)]
+
+tonic::include_proto!("cells.v1");
