@@ -1,5 +1,7 @@
 //! Why the directory does not do what it was asked: each a value, so that the edge can answer it precisely.
 
+use std::time::Duration;
+
 use crate::domain::{CellId, CellState, Epoch, Placement, Timestamp};
 use crate::store::StoreError;
 
@@ -29,6 +31,9 @@ pub enum Error {
 pub enum Refused {
     #[error("the tenant has no cell")]
     PlacementNotFound,
+    /// As a read of the table and the journal since say; the table was not asked again.
+    #[error("the tenant had no cell {age:?} ago")]
+    KnownAbsent { age: Duration },
     #[error("the tenant's placement expired at {expired}")]
     PlacementExpired { expired: Timestamp },
     #[error("the tenant lives in {}", .existing.cell)]

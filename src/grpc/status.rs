@@ -267,6 +267,10 @@ impl From<Refused> for Fault {
             Refused::PlacementNotFound => {
                 say(Reason::PlacementNotFound, "resolve it with assignment, or pin it")
             }
+            Refused::KnownAbsent { age } => {
+                say(Reason::PlacementNotFound, "resolve it with assignment, or pin it")
+                    .with("age_ms", age.as_micros().div_ceil(1000))
+            }
             Refused::PlacementExpired { expired } => {
                 say(Reason::PlacementExpired, "resolve it with assignment, or pin it")
                     .with("expire_time", expired)

@@ -37,7 +37,13 @@ const GRACE: Duration = Duration::from_millis(200);
 /// One answer.
 pub enum Heard {
     Placed(Box<(v1::Placement, Option<v1::Decision>)>),
-    Refused { outcome: Outcome, cell: String, epoch: u64 },
+    /// `age`: how long ago what it says was known, in nanoseconds.
+    Refused {
+        age: u64,
+        outcome: Outcome,
+        cell: String,
+        epoch: u64,
+    },
     Nothing,
     NotSent,
     Unknown,
@@ -152,9 +158,9 @@ impl Client {
                     self.placed(Op { call, ..asked }, placement, decision);
                     return;
                 }
-                Heard::Refused { outcome, cell, epoch } => {
+                Heard::Refused { age, outcome, cell, epoch } => {
                     self.keys.learn(&op.key, epoch);
-                    let got = Op { outcome, got_cell: cell, got_epoch: epoch, ..asked };
+                    let got = Op { age, outcome, got_cell: cell, got_epoch: epoch, ..asked };
                     self.recorder.op(got);
                     end = if open { End::Unknown } else { End::Known };
                     break;
@@ -332,12 +338,19 @@ fn hear(status: &Status) -> Heard {
     };
     let told = |name: &str| info.metadata.get(name).cloned().unwrap_or_default();
     let refused = |outcome| Heard::Refused {
+        age: 0,
         outcome,
         cell: told("cell_id"),
         epoch: told("epoch").parse().unwrap_or(0),
     };
     match (info.reason.as_str(), status.code()) {
-        ("PLACEMENT_NOT_FOUND", Code::NotFound) => refused(Outcome::NotFound),
+        ("PLACEMENT_NOT_FOUND", Code::NotFound) => Heard::Refused {
+            // Where memory says so.
+            age: told("age_ms").parse().map_or(0, |age: u64| age * 1_000_000),
+            outcome: Outcome::NotFound,
+            cell: String::new(),
+            epoch: 0,
+        },
         ("PLACEMENT_EXISTS", Code::AlreadyExists) => refused(Outcome::Exists),
         ("EPOCH_MISMATCH", Code::Aborted) => refused(Outcome::EpochMismatch),
         ("EPOCH_NOT_REACHED", Code::FailedPrecondition) => refused(Outcome::EpochNotReached),

@@ -20,7 +20,7 @@
 //!
 //! *Absence* is known in two ways: a read found none and no entry came since ([`ReadTicket::keep_absent`]), or the whole table is held
 //! and the key is not there. Somebody else's router may write the table without the journal, so the first is good for a short time
-//! only, and the second only as an assumption that the storage checks ([`Memory::absence`]).
+//! only ([`Memory::absence`]), and the second only as an assumption that the storage checks ([`Memory::assumption`]).
 
 mod holding;
 mod residence;
@@ -170,18 +170,29 @@ impl Memory {
         Some(Held { residence, as_of, sequence, trusted })
     }
 
-    /// What the table says of a key that has no placement, as far as that is known. `certain`: only where the table itself said so
-    /// a short time ago; otherwise also where the whole table is held and the key is not there.
-    pub fn absence(&self, key: &str, certain: bool) -> Option<Mapping> {
-        if let Some(absent) = self.absent.get(key) {
-            let good_until = Duration::from_micros(absent.read_at) + ABSENCE_GOOD_FOR;
-            if self.micros(self.clock.instant()) < micros(good_until) {
-                return Some(absent.mapping);
-            }
+    /// What the table says of a key that has no placement, and as of when, where the table itself said so a short time ago and no entry
+    /// has told of the key since.
+    pub fn absence(&self, key: &str) -> Option<(Mapping, Instant)> {
+        // As with placements, the proof comes first.
+        let proven_at = self.proven_at.load(Ordering::Acquire);
+        let absent = self.absent.get(key)?;
+        let good_until = Duration::from_micros(absent.read_at) + ABSENCE_GOOD_FOR;
+        if self.micros(self.clock.instant()) >= micros(good_until) {
             self.absent.remove(key);
+            return None;
         }
-        let whole = !certain && self.complete.load(Ordering::Acquire);
-        (whole && self.holding.get(key).is_none()).then_some(Mapping::Absent)
+        let read_at = i64::try_from(absent.read_at).unwrap_or(i64::MAX);
+        Some((absent.mapping, self.instant(proven_at.max(read_at))))
+    }
+
+    /// What an assignment may assume of a key that is not held, if the storage checks it: also that it is absent where the whole table
+    /// is held.
+    pub fn assumption(&self, key: &str) -> Option<Mapping> {
+        if let Some((mapping, _)) = self.absence(key) {
+            return Some(mapping);
+        }
+        let absent = self.complete() && self.holding.get(key).is_none();
+        absent.then_some(Mapping::Absent)
     }
 
     /// The last entry that was applied. What is asked of memory or of the table after this call takes in all up to it.
@@ -476,6 +487,7 @@ impl ReadTicket {
         if self.round >= reads.oldest && (undisturbed || ahead) {
             let generation = memory.generation.load(Ordering::Acquire);
             let slot = Slot { residence, generation, current_at: memory.micros(self.began) };
+            memory.absent.remove(&self.key);
             memory.holding.insert(&self.key, slot);
         }
         true

@@ -102,11 +102,13 @@ impl<S> Cached<S> {
         if options.min_epoch.is_some() {
             return None;
         }
-        let mapping = self.memory.absence(request.key.as_str(), !options.assign)?;
-        Some(match options.assign {
-            true => Ok(mapping),
-            false => Err(Refused::PlacementNotFound.into()),
-        })
+        let key = request.key.as_str();
+        if options.assign {
+            return self.memory.assumption(key).map(Ok);
+        }
+        let (_, as_of) = self.memory.absence(key)?;
+        let age = self.clock.instant().saturating_duration_since(as_of);
+        Some(Err(Refused::KnownAbsent { age }.into()))
     }
 }
 
@@ -351,8 +353,10 @@ mod tests {
         let mut service =
             CacheLayer::new(memory.clone(), clock, Duration::ZERO).layer(inner.clone());
         let mut absent = async |calls| {
-            let answer = service.call(look_up("k")).await;
-            assert_eq!(answer.unwrap_err(), Refused::PlacementNotFound.into());
+            let read = inner.calls() < calls;
+            let answer = service.call(look_up("k")).await.unwrap_err();
+            let known = matches!(answer, Error::Refused(Refused::KnownAbsent { .. }));
+            assert!(known != read && (known || answer == Refused::PlacementNotFound.into()));
             assert_eq!(inner.calls(), calls);
         };
         absent(1).await;
