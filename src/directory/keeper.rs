@@ -83,7 +83,11 @@ impl Keep {
         let files = match lock(&settings.directory) {
             Ok(lock) => Some(Files { settings, _lock: lock }),
             Err(problem) => {
-                tracing::warn!(directory, problem, "no snapshots are saved: the data directory cannot be used; choose another --data-dir");
+                tracing::warn!(
+                    directory,
+                    problem,
+                    "no snapshots are saved: the data directory cannot be used; choose another --data-dir"
+                );
                 None
             }
         };
@@ -156,8 +160,7 @@ fn read(
     }
     let memory = Memory::new(mode, clock.clone());
     let proven = proven_at(header.proven, clock);
-    let (header, footer) =
-        reader.placements(|key, residence| memory.restore(key, residence))?;
+    let (header, footer) = reader.placements(|key, residence| memory.restore(key, residence))?;
     memory.restored(proven, footer.complete);
     let registry = header.registry.clone();
     Ok((Recalled { memory, registry }, header, footer))

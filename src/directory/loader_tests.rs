@@ -62,8 +62,7 @@ impl Rig {
         let memory = Arc::new(Memory::new(Mode::Whole, clock.clone()));
         let replica = Arc::new(Replica::new(store.clone(), memory, clock));
         let stop = CancellationToken::new();
-        let loader =
-            Loader { replica: replica.clone(), placements: store.clone(), pauses: PAUSES };
+        let loader = Loader { replica: replica.clone(), placements: store.clone(), pauses: PAUSES };
         let loading = tokio::spawn(loader.run(stop.clone()));
         let rig = Self { store, replica, stop, loading };
         rig.replica.catch_up().await.unwrap();
@@ -113,13 +112,13 @@ impl Rig {
 #[tokio::test(start_paused = true)]
 async fn a_replica_behind_the_trimmed_entries_reads_anew() {
     let rig = Rig::behind().await;
-    let proof = rig.replica.memory().last_proof();
+    let as_of = rig.replica.memory().get("k1").unwrap().as_of;
     // The table does not answer yet: what is held is kept, with its age, and nothing vouches for it.
     rig.store.always(Call::Scan, Fault::Fail(StoreError::Unreachable));
     rig.replica.catch_up().await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(rig.held("k1"), Some(("a", false)));
-    assert_eq!(rig.replica.memory().get("k1").unwrap().as_of, proof);
+    assert_eq!(rig.replica.memory().get("k1").unwrap().as_of, as_of);
     assert_eq!(rig.replica.memory().len(), 10);
     assert!(!rig.replica.memory().complete());
     rig.store.heal();
@@ -145,12 +144,12 @@ async fn an_empty_scan_wipes_nothing() {
     rig.end().await;
 }
 
-/// Half a page, then errors, then answers to single keys that are lost: nothing is forgotten on the way.
+/// Errors, then a page that leaves out a tenant, then answers to single keys that are lost: nothing is forgotten on the way.
 #[tokio::test(start_paused = true)]
 async fn errors_and_truncated_pages_wipe_nothing() {
     let rig = Rig::behind().await;
     let fail = || Some(Fault::Fail(StoreError::Throttled));
-    rig.store.next(Call::Scan, [fail(), fail(), Some(Fault::Skip(6))]);
+    rig.store.next(Call::Scan, [fail(), fail(), Some(Fault::Skip(1))]);
     rig.store.always(Call::Mappings, Fault::Fail(StoreError::Timeout));
     rig.replica.catch_up().await.unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -13,7 +13,8 @@ fn header() -> Header {
         revision: Sequence::new(3),
     };
     let cells = vec![cell("a", 1), Cell { placements: 7, ..cell("b", 2) }];
-    let registry = Registry::recalled(JournalId::new(u64::MAX - 1), Sequence::new(9), cells, cluster);
+    let registry =
+        Registry::recalled(JournalId::new(u64::MAX - 1), Sequence::new(9), cells, cluster);
     Header { tables: "eu-west-1/prefix-".into(), proven: now(), registry }
 }
 
