@@ -65,7 +65,9 @@ fn main() {
         Some("overload") => overload::run(&options),
         Some("cold-start") => cold_start::run(&options),
         _ => {
-            eprintln!("usage: cargo bench --bench directory -- resolve|assign|overload|cold-start [options]");
+            eprintln!(
+                "usage: cargo bench --bench directory -- resolve|assign|overload|cold-start [options]"
+            );
             std::process::exit(2);
         }
     }
