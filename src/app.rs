@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
+use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
 use crate::directory::{
     self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses,
@@ -29,6 +31,12 @@ use crate::telemetry::{self, Telemetry, TelemetryConfig, TelemetryError, TenantL
 
 /// How long the start waits for a look at the tables. One that hangs must not keep a replica from answering that it is not ready.
 const TABLES_VERIFYING: Duration = Duration::from_secs(2);
+
+/// Pause between two looks at tables that do not answer.
+const TABLES_LOOKING: Duration = Duration::from_secs(5);
+
+/// Where `dev` keeps its data by default.
+const DEV_DATA: &str = "./data";
 
 /// How long background tasks may take to end.
 const TASKS_STOPPING: Duration = Duration::from_secs(10);
@@ -115,9 +123,10 @@ fn dev(
     runtime: &tokio::runtime::Runtime,
 ) -> Result<(), AppError> {
     // Dropped last: it outlives everything that calls it.
-    let embedded = Embedded::start(&config.data_dir, config.dev_dynamodb_listen)?;
-    let endpoint = embedded.endpoint();
     let mut config = config.clone();
+    let data = config.data_dir.get_or_insert_with(|| PathBuf::from(DEV_DATA)).clone();
+    let embedded = Embedded::start(&data, config.dev_dynamodb_listen)?;
+    let endpoint = embedded.endpoint();
     config.default_cell.get_or_insert_with(|| DEMO_CELLS[0].0.to_owned());
     runtime.block_on(async {
         let client = connect(&config, Some(endpoint.clone())).await;
@@ -126,7 +135,7 @@ fn dev(
         let address = served.address();
         let started = async |directory: &Directory| {
             register_demo_cells(directory).await?;
-            say(&greeting(address, &endpoint, &config))
+            say(&greeting(address, &endpoint, &data, &config))
         };
         served.run(&config, telemetry, started).await
     })
@@ -149,21 +158,28 @@ impl Served {
         let server = BoundServer::bind(config.listen).await?;
         let client = connect(config, endpoint).await;
         let names = table_names(config)?;
-        let verified =
-            tokio::time::timeout(TABLES_VERIFYING, tables::verify(&client, &names)).await;
-        match verified.unwrap_or(Err(StoreError::Timeout)) {
-            // What is out of order for now may come back: nothing is known yet, and answers say so.
-            Err(error) if error.transient() => {
-                tracing::warn!(%error, "the tables cannot be looked at yet");
+        let keep = keep(config, &client).await?;
+        let tasks = Tasks::new();
+        if keep.as_ref().is_some_and(Keep::recalled) {
+            // There is something to answer already.
+            let (client, names) = (client.clone(), names.clone());
+            tasks.spawn("tables", |stop| look_at_tables(client, names, stop));
+        } else {
+            let verified =
+                tokio::time::timeout(TABLES_VERIFYING, tables::verify(&client, &names)).await;
+            match verified.unwrap_or(Err(StoreError::Timeout)) {
+                // What is out of order for now may come back: nothing is known yet, and answers say so.
+                Err(error) if error.transient() => {
+                    tracing::warn!(%error, "the tables cannot be looked at yet");
+                }
+                verified => verified?,
             }
-            verified => verified?,
         }
         let store_settings =
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
         let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
         let store = Store::of(store);
-        let tasks = Tasks::new();
-        let directory = directory(store, config, telemetry, &tasks)?;
+        let directory = directory_with(store, config, telemetry, keep, &tasks)?;
         Ok(Self { directory, server, tasks })
     }
 
@@ -214,11 +230,73 @@ impl Served {
     }
 }
 
-/// A directory on a store, its tasks started.
+/// Opens the directory for snapshots, where there is to be one.
+async fn keep(
+    config: &Config,
+    client: &aws_sdk_dynamodb::Client,
+) -> Result<Option<Keep>, AppError> {
+    let Some(directory) = config.data_dir.clone().filter(|_| !config.snapshot_interval.is_zero())
+    else {
+        return Ok(None);
+    };
+    // Not the endpoint: the same tables can be reached by several.
+    let region = client.config().region().map(|region| region.as_ref()).unwrap_or_default();
+    let settings = KeepSettings {
+        directory,
+        interval: config.snapshot_interval,
+        tables: format!("{region}/{}", config.table_prefix),
+    };
+    let mode = memory_mode(config);
+    let open = move || Keep::open(settings, mode, &Clock::system());
+    match tokio::task::spawn_blocking(open).await {
+        Ok(keep) => Ok(Some(keep)),
+        Err(_) => Err(AppError::TaskFailed),
+    }
+}
+
+/// Looks at the tables until they answer. What is out of order is reported: a replica that can answer from what it knows goes on.
+async fn look_at_tables(
+    client: aws_sdk_dynamodb::Client,
+    names: TableNames,
+    stop: CancellationToken,
+) {
+    let look = async {
+        loop {
+            match tables::verify(&client, &names).await {
+                Ok(()) => return,
+                Err(error) if error.transient() => {
+                    tracing::warn!(%error, "the tables cannot be looked at yet");
+                }
+                Err(error) => {
+                    return tracing::error!(%error, "the tables are out of order: only what the snapshot holds can be answered");
+                }
+            }
+            tokio::time::sleep(TABLES_LOOKING).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = look => {}
+    }
+    stop.cancelled().await;
+}
+
+/// A directory on a store, its tasks started. It saves no snapshots.
 pub fn directory(
     store: Store,
     config: &Config,
     telemetry: &Telemetry,
+    tasks: &Tasks,
+) -> Result<Directory, AppError> {
+    directory_with(store, config, telemetry, None, tasks)
+}
+
+/// The same, which saves snapshots and begins with one.
+pub fn directory_with(
+    store: Store,
+    config: &Config,
+    telemetry: &Telemetry,
+    keep: Option<Keep>,
     tasks: &Tasks,
 ) -> Result<Directory, AppError> {
     let ingredients = Ingredients {
@@ -227,6 +305,7 @@ pub fn directory(
         clock: Clock::system(),
         metrics: telemetry.decision_metrics(),
         settings: settings(config)?,
+        keep,
     };
     Ok(Directory::start(ingredients, tasks))
 }
@@ -300,7 +379,7 @@ fn demo_cell(id: &str, region: &str) -> Result<NewCell, Invalid> {
     })
 }
 
-fn greeting(address: SocketAddr, endpoint: &str, config: &Config) -> String {
+fn greeting(address: SocketAddr, endpoint: &str, data: &Path, config: &Config) -> String {
     let tls = if config.tls_cert.is_some() { "-insecure" } else { "-plaintext" };
     format!(
         "\
@@ -312,7 +391,7 @@ try:
   grpcurl {tls} -d '{{\"partition_keys\": [\"customer-12345\", \"customer-67890\"]}}' {address} cells.v1.CellDirectory/BatchResolve
   grpcurl {tls} {address} cells.v1.CellAdmin/ListCells
 ",
-        data = config.data_dir.display(),
+        data = data.display(),
     )
 }
 
@@ -341,16 +420,22 @@ fn settings(config: &Config) -> Result<Settings, AppError> {
             commit_budget: config.commit_budget,
             request_retention: config.request_id_retention,
         },
-        memory: match config.memory_mode {
-            config::MemoryMode::Whole => MemoryMode::Whole,
-            config::MemoryMode::Bounded => {
-                MemoryMode::Bounded(usize::try_from(config.memory_placements).unwrap_or(usize::MAX))
-            }
-        },
+        memory: memory_mode(config),
         journal_poll_interval: config.journal_poll_interval,
         sweep_interval: config.sweep_interval,
+        journal_retention: config.journal_retention,
         batch_concurrency: usize::try_from(config.batch_concurrency).unwrap_or(1),
     })
+}
+
+/// How much is held in memory, by the configuration.
+pub fn memory_mode(config: &Config) -> MemoryMode {
+    match config.memory_mode {
+        config::MemoryMode::Whole => MemoryMode::Whole,
+        config::MemoryMode::Bounded => {
+            MemoryMode::Bounded(usize::try_from(config.memory_placements).unwrap_or(usize::MAX))
+        }
+    }
 }
 
 fn policy_of(policy: AssignmentPolicy) -> Arc<dyn policy::AssignmentPolicy> {

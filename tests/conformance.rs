@@ -45,6 +45,10 @@ macro_rules! for_every_case {
             conformance::of_racing_commits_one_wins,
             conformance::the_largest_commit_is_done,
             conformance::a_malformed_commit_is_rejected,
+            conformance::entries_are_trimmed_and_never_the_head,
+            conformance::a_journal_is_renamed_at_its_head_only,
+            conformance::the_clusters_settings_are_read_as_they_were_written,
+            conformance::a_scan_finds_every_placement_once,
         );
     };
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench directory -- resolve     gRPC hits against a bare tonic echo of the same messages
 //! cargo bench --bench directory -- assign      new keys against single conditional puts, on each engine
+//! cargo bench --bench directory -- cold-start  a start from a snapshot, the table out of reach: time to the first answer
 //! cargo bench --bench directory -- overload    ten times the calls that can be served, for 60 seconds, and what is still served
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! that a machine whose speed drifts does not decide it.
 
 mod assign;
+mod cold_start;
 mod collector;
 mod echo;
 mod load;
@@ -61,8 +63,11 @@ fn main() {
         Some("resolve") => resolve::run(&options),
         Some("assign") => assign::run(&options),
         Some("overload") => overload::run(&options),
+        Some("cold-start") => cold_start::run(&options),
         _ => {
-            eprintln!("usage: cargo bench --bench directory -- resolve|assign|overload [options]");
+            eprintln!(
+                "usage: cargo bench --bench directory -- resolve|assign|overload|cold-start [options]"
+            );
             std::process::exit(2);
         }
     }

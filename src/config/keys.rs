@@ -36,6 +36,8 @@ pub mod bound {
     pub const JOURNAL_POLL_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const SWEEP_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
     pub const EXPIRY_GRACE: Span = HOUR..=days(365);
+    pub const JOURNAL_RETENTION: Span = MINUTE..=days(30);
+    pub const SNAPSHOT_INTERVAL: Span = Duration::ZERO..=days(1);
     /// Never below the ten minutes for which DynamoDB itself keeps a client request token.
     pub const REQUEST_ID_RETENTION: Span = Duration::from_secs(10 * 60)..=days(90);
     pub const DRAIN_TIMEOUT: Span = Duration::ZERO..=HOUR;
@@ -108,9 +110,14 @@ pub struct Config {
     #[arg(long, value_parser = region)]
     pub region: Option<String>,
 
-    /// Directory in which `dev` keeps its embedded database; made if missing
-    #[arg(long, default_value = "./data")]
-    pub data_dir: PathBuf,
+    /// Directory of the snapshot, which holds what is in memory for the next start, and of the embedded database of `dev`; made
+    /// if missing (absent: ./data for `dev`, and no snapshot for `serve`)
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+
+    /// Time between two snapshots to --data-dir, of which there is a last one at shutdown, 0s to 1d (0s: none, and none is read)
+    #[arg(long, default_value = "1m", value_parser = duration(bound::SNAPSHOT_INTERVAL))]
+    pub snapshot_interval: Duration,
 
     /// Loopback address on which `dev` serves its embedded DynamoDB, as IP:PORT
     #[arg(long, default_value = "127.0.0.1:50052", value_parser = loopback_address)]
@@ -175,6 +182,11 @@ pub struct Config {
     /// Time between two sweeps for expired placements, 10ms to 1h
     #[arg(long, default_value = "1s", value_parser = duration(bound::SWEEP_INTERVAL))]
     pub sweep_interval: Duration,
+
+    /// Time for which entries stay in the journal, 1m to 30d; a replica or a watch that was away for longer reads everything anew;
+    /// at least --commit-budget
+    #[arg(long, default_value = "24h", value_parser = duration(bound::JOURNAL_RETENTION))]
+    pub journal_retention: Duration,
 
     /// Time from a placement's expiry until DynamoDB's own TTL may delete the item, 1h to 365d
     #[arg(long, default_value = "30d", value_parser = duration(bound::EXPIRY_GRACE))]
@@ -519,6 +531,8 @@ mod tests {
         ("memory_placements", "1000", "100000000", "999", "100000001"),
         ("journal_poll_interval", "10ms", "1m", "9ms", "61s"),
         ("sweep_interval", "10ms", "1h", "9ms", "61m"),
+        ("journal_retention", "1m", "30d", "59s", "31d"),
+        ("snapshot_interval", "0s", "1d", "-1s", "25h"),
         ("expiry_grace", "1h", "365d", "59m", "366d"),
         ("request_id_retention", "10m", "90d", "9m", "91d"),
         ("batch_concurrency", "1", "1024", "0", "1025"),

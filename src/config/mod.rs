@@ -207,7 +207,7 @@ fn command() -> clap::Command {
 /// [`ConfigError::Usage`] for a bad flag, `--help` and `--version`. [`ConfigError::Invalid`] for everything wrong in the
 /// lower layers (unreadable file, unknown key, bad value, whether or not a flag overrides it); or, when every value is
 /// good by itself, for values that contradict each other: one of `tls_cert` and `tls_key`; `listen` beyond loopback with neither
-/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `retry_backoff_max` under `retry_backoff_min`;
+/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `retry_backoff_max` under `retry_backoff_min`;
 /// a short `tenant_hash_key`; and for `dev` a `dynamodb_endpoint` or both listeners on one address.
 pub fn parse<A, E>(args: A, variables: E) -> Result<Invocation, ConfigError>
 where
@@ -359,6 +359,8 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
 
     for (upper_key, upper, lower_key, lower) in [
         ("commit_budget", config.commit_budget, "commit_timeout", config.commit_timeout),
+        // The entry of a commit whose reply was lost is looked for for as long.
+        ("journal_retention", config.journal_retention, "commit_budget", config.commit_budget),
         (
             "retry_backoff_max",
             config.retry_backoff_max,
@@ -563,6 +565,8 @@ pub(crate) mod tests {
         );
         assert!(refused("serve --commit-timeout 6s", &[]).contains("commit_budget (default)"));
         assert!(celld("serve --commit-timeout 5s", &[]).is_ok());
+        let short = refused("serve --journal-retention 1m --commit-budget 2m", &[]);
+        assert!(short.contains("expected at least 2m, the value of commit_budget"), "{short}");
         let short = refused("serve --tenant-hash-key hunter2", &[]);
         assert!(short.contains("at least 16 characters") && !short.contains("hunter2"), "{short}");
         assert!(refused("dev --dynamodb-endpoint http://x", &[]).contains("use `serve`"));

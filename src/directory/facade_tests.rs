@@ -46,7 +46,7 @@ impl Rig {
     }
 }
 
-fn ingredients(store: &Arc<Faulty>, time: &Time) -> Ingredients {
+pub fn ingredients(store: &Arc<Faulty>, time: &Time) -> Ingredients {
     Ingredients {
         store: store.store(),
         policy: Arc::new(Constrained(Rendezvous)),
@@ -69,8 +69,10 @@ fn ingredients(store: &Arc<Faulty>, time: &Time) -> Ingredients {
             memory: MemoryMode::Bounded(1000),
             journal_poll_interval: Duration::from_millis(500),
             sweep_interval: Duration::from_secs(10),
+            journal_retention: Duration::from_secs(86_400),
             batch_concurrency: 8,
         },
+        keep: None,
     }
 }
 

@@ -23,7 +23,10 @@ mod facade_tests;
 mod feed;
 #[cfg(test)]
 mod fixtures;
+pub mod keeper;
 mod loader;
+#[cfg(test)]
+mod loader_tests;
 mod memory;
 mod pauses;
 pub mod policy;
@@ -32,8 +35,12 @@ mod race_tests;
 mod reader;
 mod registry;
 mod replica;
+mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
 mod stack;
 mod sweeper;
+mod trimmer;
 mod watcher;
 
 use std::sync::Arc;
@@ -80,6 +87,8 @@ pub struct Settings {
     pub memory: MemoryMode,
     pub journal_poll_interval: Duration,
     pub sweep_interval: Duration,
+    /// How long entries stay in the journal.
+    pub journal_retention: Duration,
     /// Decisions of one batch that wait for the table at the same time.
     pub batch_concurrency: usize,
 }
@@ -91,6 +100,8 @@ pub struct Ingredients {
     pub clock: Clock,
     pub metrics: DecisionMetrics,
     pub settings: Settings,
+    /// Where what is held is saved, and what was found there. `None`: nowhere.
+    pub keep: Option<keeper::Keep>,
 }
 
 /// The directory. Cheap to clone.
@@ -131,9 +142,8 @@ pub struct Placing {
 impl Directory {
     /// Makes a directory and starts its tasks, which end when `tasks` are stopped. Nothing is read yet: see [`Directory::ready`].
     pub fn start(ingredients: Ingredients, tasks: &Tasks) -> Self {
-        let Ingredients { store, policy, clock, metrics, settings } = ingredients;
-        let memory = Arc::new(Memory::new(settings.memory, clock.clone()));
-        let replica = Arc::new(Replica::new(Arc::clone(&store.journal), memory, clock.clone()));
+        let Ingredients { store, policy, clock, metrics, settings, keep } = ingredients;
+        let replica = replica(&store, &settings, &clock, keep, tasks);
         if settings.memory == MemoryMode::Whole {
             let loader = loader::Loader {
                 replica: Arc::clone(&replica),
@@ -162,6 +172,13 @@ impl Directory {
             interval: settings.sweep_interval,
         };
         tasks.spawn("sweeper", |stop| sweeper.run(stop));
+        let trimmer = trimmer::Trimmer {
+            journal: Arc::clone(&store.journal),
+            clock: clock.clone(),
+            interval: settings.sweep_interval,
+            retention: settings.journal_retention,
+        };
+        tasks.spawn("trimmer", |stop| trimmer.run(stop));
         let (reads, wanted) = Reads::queue();
         let placements = Arc::clone(&store.placements);
         tasks.spawn("reader", |stop| reader::run(placements, wanted, stop));
@@ -436,6 +453,32 @@ impl Directory {
             Drafted::Deferred => Err(Error::NotReady),
         }
     }
+}
+
+/// A replica that begins with what was saved, or with nothing, and whoever saves it again.
+fn replica(
+    store: &Store,
+    settings: &Settings,
+    clock: &Clock,
+    keep: Option<keeper::Keep>,
+    tasks: &Tasks,
+) -> Arc<Replica> {
+    let (files, recalled) = keep.map(keeper::Keep::into_parts).unwrap_or_default();
+    let (memory, registry) = match recalled {
+        Some(recalled) => (recalled.memory, Some(recalled.registry)),
+        None => (Memory::new(settings.memory, clock.clone()), None),
+    };
+    let journal = Arc::clone(&store.journal);
+    let replica = Arc::new(Replica::new(journal, Arc::new(memory), clock.clone()));
+    let whole_of = registry.as_ref().map(Registry::journal).filter(|_| replica.memory().complete());
+    if let Some(registry) = registry {
+        replica.begin_with(registry);
+    }
+    if let Some(files) = files {
+        let keeper = keeper::Keeper::new(Arc::clone(&replica), files, whole_of);
+        tasks.spawn("keeper", |stop| keeper.run(stop));
+    }
+    replica
 }
 
 /// How a change is asked for.

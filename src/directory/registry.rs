@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::{Cell, CellId, Change, Cluster, JournalEntry, JournalId, Sequence};
 use crate::store::Head;
@@ -16,6 +17,8 @@ pub struct Registry {
     applied: Sequence,
     cells: BTreeMap<CellId, Arc<Cell>>,
     cluster: Cluster,
+    /// It comes from an earlier process, and this one has not been told that it still holds.
+    recalled: bool,
 }
 
 impl Registry {
@@ -23,7 +26,33 @@ impl Registry {
     /// where one stands leave it alone when they are applied.
     pub fn load(head: Head, cells: Vec<Cell>, cluster: Cluster) -> Self {
         let by_id = cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell)));
-        Self { journal: head.journal, applied: head.sequence, cells: by_id.collect(), cluster }
+        let cells = by_id.collect();
+        Self { journal: head.journal, applied: head.sequence, cells, cluster, recalled: false }
+    }
+
+    /// What an earlier process saved: as of `applied`, which may be long ago.
+    pub fn recalled(
+        journal: JournalId,
+        applied: Sequence,
+        cells: Vec<Cell>,
+        cluster: Cluster,
+    ) -> Self {
+        let loaded = Self::load(Head { journal, sequence: applied }, cells, cluster);
+        Self { recalled: true, ..loaded }
+    }
+
+    /// The journal has vouched for this registry. `None` where that is known already.
+    pub fn confirmed(&self) -> Option<Self> {
+        self.recalled.then(|| Self { recalled: false, ..self.clone() })
+    }
+
+    /// For how long an answer is good for direct writes after it was current. Nothing where that is only what an earlier process knew:
+    /// leases may have been made shorter since.
+    pub fn lease(&self) -> Duration {
+        match self.recalled {
+            true => Duration::ZERO,
+            false => self.cluster.lease.get(),
+        }
     }
 
     /// The journal that this registry follows.

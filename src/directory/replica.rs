@@ -86,11 +86,16 @@ impl Replica {
 
     /// How long an answer that was current at `as_of` may be used for direct writes, from now on: what is left of the cluster's lease.
     pub fn lease(&self, as_of: Instant) -> Duration {
-        let lease = self.peek(|registry| registry.cluster().lease.get()).unwrap_or_default();
+        // The wall clock has no say in leases, and it is all that dates what an earlier process saved.
+        if !self.memory.witnessed(as_of) {
+            return Duration::ZERO;
+        }
+        let lease = self.peek(Registry::lease).unwrap_or_default();
         lease.saturating_sub(self.clock.instant().saturating_duration_since(as_of))
     }
 
-    /// Begins with what an earlier process saved: the registry as of its last entry. Memory holds the placements already.
+    /// Begins with what an earlier process saved: the registry as of its last entry. Memory holds the placements already, which may be
+    /// ahead of it: entries that they have taken in change nothing when they are applied again.
     pub fn begin_with(&self, registry: Registry) {
         let _turn = self.turn.lock();
         self.adopt(registry);
@@ -136,7 +141,19 @@ impl Replica {
             }
         }
         self.memory.proven(began);
+        self.confirm();
         Ok(())
+    }
+
+    /// What was begun with has been proven.
+    fn confirm(&self) {
+        if self.peek(Registry::confirmed).flatten().is_none() {
+            return;
+        }
+        let _turn = self.turn.lock();
+        if let Some(confirmed) = self.peek(Registry::confirmed).flatten() {
+            self.registry.store(Some(Arc::new(confirmed)));
+        }
     }
 
     /// Applies the entries that somebody else has just written: one read where [`Replica::catch_up`] takes two. Proves nothing.

@@ -65,7 +65,7 @@ pub fn resolved(
         Home::Placed(placement) => bare_placement(placement, || clock.now()),
         Home::Default(cell) => guess(cell.as_str()),
     };
-    let lease = registry.map_or(Duration::ZERO, |registry| registry.cluster().lease.get());
+    let lease = registry.map_or(Duration::ZERO, Registry::lease);
     v1::ResolveResponse {
         placement: Some(v1::Placement {
             partition_key: key,

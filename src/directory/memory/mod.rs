@@ -18,6 +18,8 @@
 //! *Where the journal leaves a hole* (its old entries are trimmed, and this replica fell behind them), what is held is not proven by
 //! what follows. It is kept, with the age that it has, for as long as nothing better is to be had ([`Memory::distrust`]).
 //!
+//! *What an earlier process saved* comes with a proof from before this process began ([`Memory::restored`]).
+//!
 //! *Absence* is known in two ways: a read found none and no entry came since ([`ReadTicket::keep_absent`]), or the whole table is held
 //! and the key is not there. Somebody else's router may write the table without the journal, so the first is good for a short time
 //! only ([`Memory::absence`]), and the second only as an assumption that the storage checks ([`Memory::assumption`]).
@@ -166,7 +168,12 @@ impl Memory {
             true => proven_at,
             false => self.proven_before.load(Ordering::Acquire),
         };
-        let as_of = self.instant(proven_at.max(i64::try_from(current_at).unwrap_or(i64::MAX)));
+        let current_at = match current_at {
+            // Only what a proof says is known. It may lie before the origin.
+            0 => i64::MIN,
+            at => i64::try_from(at).unwrap_or(i64::MAX),
+        };
+        let as_of = self.instant(proven_at.max(current_at));
         Some(Held { residence, as_of, sequence, trusted })
     }
 
@@ -294,6 +301,31 @@ impl Memory {
     /// Records that everything held and trusted is current as of `at`: a poll that began then found nothing that is not applied.
     pub fn proven(&self, at: Instant) {
         self.proven_at.fetch_max(self.signed_micros(at), Ordering::AcqRel);
+    }
+
+    /// Takes in a placement that an earlier process saved. See [`Memory::restored`].
+    pub fn restore(&self, key: &PartitionKey, residence: Residence) {
+        let generation = self.generation.load(Ordering::Acquire);
+        self.holding.insert(key, Slot { residence, generation, current_at: 0 });
+    }
+
+    /// Ends the taking in of what an earlier process saved, before anybody else uses this memory. `proven`: as of when all that was
+    /// current, counted back by the wall clock, so that it is good for an age and for nothing else. `complete`: that is the whole table.
+    pub fn restored(&self, proven: Instant, complete: bool) {
+        // Before the origin in any case: see `Memory::witnessed`.
+        self.proven_at.store(self.signed_micros(proven).min(-1), Ordering::Release);
+        let whole = matches!(self.holding, Holding::Whole(_));
+        self.complete.store(complete && whole, Ordering::Release);
+    }
+
+    /// Whether this process itself knows that something was current then, on a clock that never stands still or goes back.
+    pub fn witnessed(&self, as_of: Instant) -> bool {
+        as_of >= self.origin
+    }
+
+    /// Which stretch of the journal vouches for what is trusted.
+    pub fn generation(&self) -> u8 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// As of when everything held and trusted is known to be current.

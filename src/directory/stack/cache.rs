@@ -91,7 +91,7 @@ impl<S> Cached<S> {
             source: Source::Memory,
             as_of: held.as_of,
             sequence: held.sequence,
-            leased: held.trusted,
+            leased: held.trusted && self.memory.witnessed(held.as_of),
             steps,
         }
     }

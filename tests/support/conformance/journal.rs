@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use cell_directory::domain::{
-    Cell, CellState, Change, JournalEntry, Labels, Mapping, Nonce, RequestId, RequestRecord,
-    Sequence, StoredOutcome, Weight,
+    Cell, CellState, Change, Cluster, JournalEntry, JournalId, Labels, LeaseDuration, Mapping,
+    Nonce, RequestId, RequestRecord, Sequence, StoredOutcome, Weight,
 };
 use cell_directory::store::{
-    Commit, CommitOutcome, Expected, Found, MAX_ENTRY_BYTES, MAX_WRITES, Refusal, StoreError,
+    Commit, CommitOutcome, Expected, Found, Head, MAX_ENTRY_BYTES, MAX_WRITES, Refusal, StoreError,
     Write, encoded_len,
 };
 
@@ -305,4 +305,64 @@ pub async fn a_malformed_commit_is_rejected(engine: &dyn Engine) {
     }
     assert_eq!(f.head().await, 0);
     assert_eq!(f.pages(None, 9).await.0, []);
+}
+
+/// Across the border of two partitions; trimmed twice, less than before, and up to the head.
+pub async fn entries_are_trimmed_and_never_the_head(engine: &dyn Engine) {
+    let f = engine.fresh(Sequence::new(990)).await;
+    let first = f.store.journal.trimmed().await.unwrap();
+    assert!(first <= Sequence::new(990));
+    for n in 991..=1040 {
+        assert_eq!(f.commit(&commit(n, vec![])).await, CommitOutcome::Committed);
+    }
+    let journal = &f.store.journal;
+    let kept = async |after: u64| -> Vec<u64> {
+        let entries = journal.entries(Sequence::new(after), 100).await.unwrap();
+        entries.iter().map(|entry| entry.sequence.get()).collect()
+    };
+    for last in [1040, 1041] {
+        let outcome = journal.trim(Sequence::new(last)).await;
+        assert!(matches!(outcome, Err(StoreError::Rejected { .. })), "{outcome:?}");
+    }
+    assert_eq!(kept(990).await.len(), 50, "nothing was trimmed");
+    assert_eq!(journal.trimmed().await, Ok(first));
+    // 1038 after 1038 and 1005: the mark does not fall.
+    for (last, marked) in [(1005, 1005), (1038, 1038), (1038, 1038), (1005, 1038)] {
+        journal.trim(Sequence::new(last)).await.unwrap();
+        assert_eq!(journal.trimmed().await, Ok(Sequence::new(marked)));
+        assert_eq!(kept(marked).await, (marked + 1..=1040).collect::<Vec<_>>());
+    }
+    // Whoever asks for what is gone gets nothing, or what is left, and sees that it is not what follows.
+    assert_ne!(kept(990).await.first(), Some(&991));
+    assert_eq!(f.head().await, 1040);
+    assert_eq!(f.commit(&commit(1041, vec![])).await, CommitOutcome::Committed);
+    assert_eq!(kept(1039).await, [1040, 1041]);
+}
+
+pub async fn a_journal_is_renamed_at_its_head_only(engine: &dyn Engine) {
+    let f = engine.fresh(Sequence::new(3)).await;
+    let journal = &f.store.journal;
+    let head = journal.head().await.unwrap();
+    let id = JournalId::new(0xfeed);
+    let behind = Head { sequence: Sequence::new(2), ..head };
+    assert_eq!(journal.rename(behind, id).await, Ok(false));
+    assert_eq!(journal.head().await, Ok(head));
+    assert_eq!(journal.rename(head, id).await, Ok(true));
+    assert_eq!(journal.head().await, Ok(Head { journal: id, ..head }));
+    // Somebody else, who saw the old one.
+    assert_eq!(journal.rename(head, JournalId::new(7)).await, Ok(false));
+    assert_eq!(f.commit(&commit(4, vec![])).await, CommitOutcome::Committed);
+    let head = journal.head().await.unwrap();
+    assert_eq!((head.sequence, head.journal), (Sequence::new(4), id), "a commit leaves the id");
+}
+
+pub async fn the_clusters_settings_are_read_as_they_were_written(engine: &dyn Engine) {
+    let f = engine.fresh(Sequence::START).await;
+    assert_eq!(f.store.journal.cluster().await, Ok(Cluster::default()));
+    for (n, millis) in [(1, 0), (2, 60_000)] {
+        let lease = LeaseDuration::from_millis(millis).unwrap();
+        let cluster = Cluster { lease, updated: Some(at(5)), revision: Sequence::new(n) };
+        f.must(vec![Write::PutCluster(cluster.clone())]).await;
+        assert_eq!(f.store.journal.cluster().await, Ok(cluster));
+    }
 }

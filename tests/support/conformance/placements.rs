@@ -281,3 +281,35 @@ pub async fn expired_placements_are_found_page_by_page(engine: &dyn Engine) {
         assert!(limit > 8 || pages > 3, "{limit}: {pages}");
     }
 }
+
+/// All placements, expired and adopted ones included, and nothing that was vacated.
+pub async fn a_scan_finds_every_placement_once(engine: &dyn Engine) {
+    let f = engine.fresh(Sequence::START).await;
+    let scan = async |limit: usize| {
+        let (mut all, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = f.store.placements.scan(limit, after.as_ref()).await.unwrap();
+            assert!(page.items.len() <= limit);
+            all.extend(page.items);
+            pages += 1;
+            assert!(pages < 1000, "the scan does not end");
+            after = page.next;
+            if after.is_none() {
+                all.sort_by(|a, b| a.key.as_str().cmp(b.key.as_str()));
+                return all;
+            }
+        }
+    };
+    assert_eq!(scan(5).await, []);
+    let mut expected: Vec<_> =
+        (0..30).map(|n| placement(&format!("t-{n:02}"), "cell-a", 1)).collect();
+    expected[3].expires = Some(at(-1000));
+    f.must(expected.iter().map(|p| place(p.clone(), Expected::Absent)).collect()).await;
+    f.must(vec![vacate("t-07", 1, expect_placed("cell-a", 1, false))]).await;
+    expected.remove(7);
+    f.outsider.adopt(&key("u"), &id("cell-b"), None).await;
+    expected.push(adopted("u", "cell-b"));
+    for limit in [1, 7, 1000] {
+        assert_eq!(scan(limit).await, expected, "{limit} a page");
+    }
+}
