@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::{Cell, CellId, Change, Cluster, JournalEntry, JournalId, Sequence};
 use crate::store::Head;
@@ -34,6 +35,15 @@ impl Registry {
     /// The settings that all replicas share.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// How long an answer may be used for direct writes after it was current. None at all where the settings were read ahead of the
+    /// entries that are taken in: a longer lease must not be given on what came before it.
+    pub fn lease(&self) -> Duration {
+        match self.cluster.revision > self.applied {
+            true => Duration::ZERO,
+            false => self.cluster.lease.get(),
+        }
     }
 
     /// The last entry that this registry takes in.
