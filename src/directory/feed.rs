@@ -39,6 +39,8 @@ pub enum Later {
 pub struct Feed {
     position: watch::Sender<Position>,
     recent: Mutex<Recent>,
+    /// Most changes that are kept.
+    limit: usize,
 }
 
 #[derive(Debug, Default)]
@@ -50,17 +52,22 @@ struct Recent {
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { position: watch::Sender::default(), recent: Mutex::default() }
+        Self::keeping(MAX_CHANGES)
     }
 }
 
 impl Feed {
+    /// `limit`: how many changes are kept at most.
+    pub fn keeping(limit: usize) -> Self {
+        Self { position: watch::Sender::default(), recent: Mutex::default(), limit }
+    }
+
     /// Adds an entry, which becomes visible with [`Feed::moved`].
     pub fn push(&self, entry: JournalEntry) {
         let mut recent = self.recent.lock();
         recent.changes += entry.changes.len() + 1;
         recent.entries.push_back(Arc::new(entry));
-        while recent.changes > MAX_CHANGES
+        while recent.changes > self.limit
             && let Some(oldest) = recent.entries.pop_front()
         {
             recent.changes -= oldest.changes.len() + 1;
@@ -93,6 +100,8 @@ impl Feed {
 
     /// At most `limit` entries after `after`.
     pub fn after(&self, after: Position, limit: usize) -> Later {
+        // The lock comes first: what is pushed for another journal is pushed after the position has moved to it.
+        let recent = self.recent.lock();
         let position = self.position();
         if position.journal != after.journal {
             return Later::Foreign;
@@ -100,7 +109,6 @@ impl Feed {
         if position.sequence <= after.sequence {
             return Later::Nothing;
         }
-        let recent = self.recent.lock();
         let Some(first) = recent.entries.front() else {
             return Later::Gone;
         };

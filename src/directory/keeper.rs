@@ -12,7 +12,7 @@
 //!   is in there; what came later may be, too. A replica that begins with it applies all entries after that one, in order, and memory
 //!   lets no epoch fall.
 //! - *Its age is honest.* The proof that it is dated by was made before memory was gone through. It is saved in the wall clock's time, since
-//!   the monotonic clock ends with the machine, and what a wall clock dates gives no lease ([`Memory::witnessed`], [`Registry::lease`]).
+//!   the monotonic clock ends with the machine, and what a wall clock dates gives no lease (`Memory::lease_after`).
 //! - *It is whole or not there.* It gets its name when it is on disk; whoever is stopped in between leaves the one before.
 //! - *A bad file is reported and ignored*, and so is a directory that cannot be used: neither keeps a replica from serving.
 //! - *A better file gives way to no worse one*: while a memory that is to hold the whole table does not, a file that does is left alone.

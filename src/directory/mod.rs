@@ -24,6 +24,7 @@ mod feed;
 #[cfg(test)]
 mod fixtures;
 pub mod keeper;
+mod leases;
 mod loader;
 #[cfg(test)]
 mod loader_tests;
@@ -42,6 +43,8 @@ mod stack;
 mod sweeper;
 mod trimmer;
 mod watcher;
+#[cfg(test)]
+mod watcher_tests;
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -219,9 +222,14 @@ impl Directory {
         // The proof comes first. It speaks of all entries that there were when it was made, so with a position from before it, somebody
         // who is there would take for proven what he has not seen.
         let as_of = replica.memory().last_proof();
-        let position = replica.registry().map(|_| replica.feed().position())?;
-        let age = self.shared.clock.instant().saturating_duration_since(as_of);
-        Ok(Standing { position, age, lease: replica.lease(as_of) })
+        let lease_until = replica.memory().lease_until();
+        // Nor may the lease be one that a later entry made longer: so not the feed's position, which comes a moment after the lease.
+        let registry = replica.registry()?;
+        let position = Position { journal: registry.journal(), sequence: registry.applied() };
+        let now = self.shared.clock.instant();
+        let (age, lease) =
+            (now.saturating_duration_since(as_of), lease_until.saturating_duration_since(now));
+        Ok(Standing { position, age, lease })
     }
 
     /// Begins a watch of placements and cells.
@@ -233,9 +241,11 @@ impl Directory {
         Watcher::new(Arc::clone(replica), store.clone(), options)
     }
 
-    /// How long an answer that was current at `as_of` may be used for direct writes, from now on.
-    pub fn lease(&self, as_of: Instant) -> Duration {
-        self.shared.replica.lease(as_of)
+    /// How long to wait until no lease can be left, anywhere, on what stood before an entry. `committed`: some moment after this
+    /// replica committed or applied the entry. Says nothing of how far clocks may drift apart.
+    pub fn lease_wait(&self, committed: Instant) -> Duration {
+        let end = self.shared.replica.leases_run_out(committed);
+        end.saturating_duration_since(self.shared.clock.instant())
     }
 
     /// Routes a tenant.

@@ -17,8 +17,6 @@ pub struct Registry {
     applied: Sequence,
     cells: BTreeMap<CellId, Arc<Cell>>,
     cluster: Cluster,
-    /// It comes from an earlier process, and this one has not been told that it still holds.
-    recalled: bool,
 }
 
 impl Registry {
@@ -27,32 +25,7 @@ impl Registry {
     pub fn load(head: Head, cells: Vec<Cell>, cluster: Cluster) -> Self {
         let by_id = cells.into_iter().map(|cell| (cell.id.clone(), Arc::new(cell)));
         let cells = by_id.collect();
-        Self { journal: head.journal, applied: head.sequence, cells, cluster, recalled: false }
-    }
-
-    /// What an earlier process saved: as of `applied`, which may be long ago.
-    pub fn recalled(
-        journal: JournalId,
-        applied: Sequence,
-        cells: Vec<Cell>,
-        cluster: Cluster,
-    ) -> Self {
-        let loaded = Self::load(Head { journal, sequence: applied }, cells, cluster);
-        Self { recalled: true, ..loaded }
-    }
-
-    /// The journal has vouched for this registry. `None` where that is known already.
-    pub fn confirmed(&self) -> Option<Self> {
-        self.recalled.then(|| Self { recalled: false, ..self.clone() })
-    }
-
-    /// For how long an answer is good for direct writes after it was current. Nothing where that is only what an earlier process knew:
-    /// leases may have been made shorter since.
-    pub fn lease(&self) -> Duration {
-        match self.recalled {
-            true => Duration::ZERO,
-            false => self.cluster.lease.get(),
-        }
+        Self { journal: head.journal, applied: head.sequence, cells, cluster }
     }
 
     /// The journal that this registry follows.
@@ -63,6 +36,15 @@ impl Registry {
     /// The settings that all replicas share.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// How long an answer may be used for direct writes after it was current. None at all where the settings were read ahead of the
+    /// entries that are taken in: a longer lease must not be given on what came before it.
+    pub fn lease(&self) -> Duration {
+        match self.cluster.revision > self.applied {
+            true => Duration::ZERO,
+            false => self.cluster.lease.get(),
+        }
     }
 
     /// The last entry that this registry takes in.

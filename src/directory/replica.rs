@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::Clock;
 use super::error::Error;
 use super::feed::{Feed, Position};
+use super::leases::LeaseTerms;
 use super::memory::Memory;
 use super::registry::Registry;
 use crate::domain::{JournalEntry, JournalId, Sequence};
@@ -36,6 +37,7 @@ pub struct Replica {
     feed: Feed,
     /// Told when the whole table has to be read.
     load_wanted: Notify,
+    terms: Mutex<LeaseTerms>,
     /// Held while entries are applied, never across an `await`.
     turn: Mutex<()>,
 }
@@ -49,8 +51,15 @@ impl Replica {
             registry: ArcSwapOption::empty(),
             feed: Feed::default(),
             load_wanted: Notify::new(),
+            terms: Mutex::default(),
             turn: Mutex::new(()),
         }
+    }
+
+    /// The same with another feed.
+    #[cfg(test)]
+    pub fn with_feed(self, feed: Feed) -> Self {
+        Self { feed, ..self }
     }
 
     pub fn memory(&self) -> &Arc<Memory> {
@@ -84,20 +93,18 @@ impl Replica {
         self.registry.load().as_deref().map(look)
     }
 
-    /// How long an answer that was current at `as_of` may be used for direct writes, from now on: what is left of the cluster's lease.
-    pub fn lease(&self, as_of: Instant) -> Duration {
-        // The wall clock has no say in leases, and it is all that dates what an earlier process saved.
-        if !self.memory.witnessed(as_of) {
-            return Duration::ZERO;
-        }
-        let lease = self.peek(Registry::lease).unwrap_or_default();
-        lease.saturating_sub(self.clock.instant().saturating_duration_since(as_of))
+    /// When no lease is left that anybody may have been given on what stood before an entry, from what this replica knows of the
+    /// cluster's leases. `committed`: some moment after the entry was committed, and applied here.
+    pub fn leases_run_out(&self, committed: Instant) -> Instant {
+        self.terms.lock().run_out(committed)
     }
 
     /// Begins with what an earlier process saved: the registry as of its last entry. Memory holds the placements already, which may be
     /// ahead of it: entries that they have taken in change nothing when they are applied again.
     pub fn begin_with(&self, registry: Registry) {
         let _turn = self.turn.lock();
+        // How long leases are by now is for the first poll to find out.
+        self.memory.set_leases(Duration::ZERO);
         self.adopt(registry);
     }
 
@@ -140,20 +147,13 @@ impl Replica {
                 return Err(StoreError::Unreadable { detail });
             }
         }
+        {
+            let _turn = self.turn.lock();
+            // All that there was at the start is applied, so this is no length from before.
+            self.memory.set_leases(self.peek(Registry::lease).unwrap_or_default());
+        }
         self.memory.proven(began);
-        self.confirm();
         Ok(())
-    }
-
-    /// What was begun with has been proven.
-    fn confirm(&self) {
-        if self.peek(Registry::confirmed).flatten().is_none() {
-            return;
-        }
-        let _turn = self.turn.lock();
-        if let Some(confirmed) = self.peek(Registry::confirmed).flatten() {
-            self.registry.store(Some(Arc::new(confirmed)));
-        }
     }
 
     /// Applies the entries that somebody else has just written: one read where [`Replica::catch_up`] takes two. Proves nothing.
@@ -181,6 +181,7 @@ impl Replica {
         let mut next = Registry::clone(&registry);
         if next.apply(entry) {
             self.memory.apply(&entry.changes, Some(began));
+            self.terms.lock().changed(next.cluster().lease.get(), self.clock.instant());
             self.feed.push(entry.clone());
             self.publish(next);
         }
@@ -195,6 +196,7 @@ impl Replica {
             if next.apply(entry) {
                 // When it was written is not known, only that it was after the last proof.
                 self.memory.apply(&entry.changes, None);
+                self.terms.lock().changed(next.cluster().lease.get(), self.clock.instant());
                 self.feed.push(entry.clone());
             } else if entry.sequence > next.applied() {
                 let (found, due) = (entry.sequence, next.applied().next());
@@ -263,6 +265,7 @@ impl Replica {
     /// Takes a registry over that is not the fold of what was applied before. Called under `turn`.
     fn adopt(&self, registry: Registry) {
         self.feed.clear();
+        self.terms.lock().loaded(registry.cluster(), self.clock.instant());
         self.publish(registry);
         self.load_wanted.notify_one();
     }
@@ -271,6 +274,7 @@ impl Replica {
     fn publish(&self, registry: Registry) {
         let position = Position { journal: registry.journal(), sequence: registry.applied() };
         self.memory.applied_up_to(position.sequence);
+        self.memory.shorten_leases(registry.lease());
         self.registry.store(Some(Arc::new(registry)));
         self.feed.moved(position);
     }

@@ -24,6 +24,7 @@ use super::registry::Registry;
 use crate::domain::{
     Cell, CellId, Cluster, Epoch, PartitionKey, PlacementEvent, Sequence, Timestamp, WriteMode,
 };
+use crate::store::Head;
 
 const MAGIC: [u8; 8] = *b"celldsnp";
 /// Raised with every change of the form: a file of another version is not read.
@@ -112,7 +113,11 @@ impl Header {
         Ok(Self {
             tables: record.tables,
             proven: proven.ok_or(senseless("its time is out of range"))?,
-            registry: Registry::recalled(journal, record.sequence, record.cells, record.cluster),
+            registry: Registry::load(
+                Head { journal, sequence: record.sequence },
+                record.cells,
+                record.cluster,
+            ),
         })
     }
 }

@@ -6,15 +6,16 @@
 //!
 //! *The snapshot is taken while changes go on*: a part may hold changes that come after the position that the watch began at, and lack
 //! others. All entries after that position follow, in order; whoever applies them on top of the parts, whatever their epochs, has the
-//! exact state once he has come as far as the replica was when the last part was read. (A fuzzy checkpoint and its log, as in C. Mohan
-//! et al., "ARIES", TODS 17(1), 1992.)
+//! exact state once he has come as far as the journal was when the last part was read. (A fuzzy checkpoint and its log, as in C. Mohan
+//! et al., "ARIES", TODS 17(1), 1992.) The table may be ahead of this replica; so after a snapshot that was read from the table, nobody is
+//! called up to date until a poll has begun after the last page.
 //!
 //! Nothing is queued for a watcher: it goes on from its own position when it is asked for more. Only one that once was up to date and has
 //! fallen behind what the feed keeps is cut off; one that resumes from further back is served from the table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -31,6 +32,12 @@ const PART: usize = 1000;
 
 /// Most entries sent at once.
 const ENTRIES: usize = 100;
+
+/// About as many bytes as a piece holds at most; one entry may be more. Below what gRPC's clients take by default, 4 MiB.
+const BYTES: usize = 1 << 20;
+
+/// How often a poll is looked out for that would make a snapshot whole.
+const LOOK_OUT: Duration = Duration::from_millis(20);
 
 /// How often a watcher hears something, even where nothing changes.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -68,7 +75,10 @@ pub enum WatchEnd {
 
 enum Phase {
     /// From memory, which holds the whole table: the next of its parts.
-    Memory(usize),
+    Memory {
+        next: usize,
+        read: VecDeque<Placement>,
+    },
     /// From the table.
     Table(Option<Cursor>),
     Changes,
@@ -88,18 +98,26 @@ pub struct Watcher {
     told: bool,
     /// It has been up to date.
     caught_up: bool,
+    /// When the last page of the table was read; until a poll that began later, the snapshot may be ahead of this replica.
+    ahead_since: Option<Instant>,
 }
 
 impl Watcher {
     /// # Errors
     /// [`Error::NotReady`] until the registry has been read.
     pub fn new(replica: Arc<Replica>, store: Store, options: WatchOptions) -> Result<Self, Error> {
-        replica.registry()?;
+        let journal = replica.registry()?.journal();
+        // Another one is just being turned to.
+        if replica.feed().position().journal != journal {
+            return Err(Error::NotReady);
+        }
         let moved = replica.feed().subscribe();
         let position = options.resume.unwrap_or_else(|| replica.feed().position());
         let phase = match options.resume.is_some() || options.changes_only {
             true => Phase::Changes,
-            false if replica.memory().complete() => Phase::Memory(0),
+            false if replica.memory().complete() => {
+                Phase::Memory { next: 0, read: VecDeque::new() }
+            }
             false => Phase::Table(None),
         };
         let introduced = matches!(phase, Phase::Changes);
@@ -114,6 +132,7 @@ impl Watcher {
             introduced,
             told: false,
             caught_up: false,
+            ahead_since: None,
         })
     }
 
@@ -130,18 +149,19 @@ impl Watcher {
     /// The next piece. Waits for one where there is none, at most for [`HEARTBEAT`].
     pub async fn next(&mut self) -> Result<Piece, WatchEnd> {
         match &mut self.phase {
-            Phase::Memory(next) => {
-                let mut part = *next;
-                let mut placements = Vec::new();
-                let memory = Arc::clone(self.replica.memory());
-                while part < memory.parts() && placements.len() < PART {
-                    memory.visit(part, |key, residence| {
-                        placements.extend(wanted(&self.cells, key, residence));
+            Phase::Memory { next, read } => {
+                let memory = self.replica.memory();
+                while *next < memory.parts() && read.len() < PART {
+                    memory.visit(*next, |key, residence| {
+                        read.extend(wanted(&self.cells, key, residence));
                     });
-                    part += 1;
+                    *next += 1;
                 }
-                self.phase =
-                    if part < memory.parts() { Phase::Memory(part) } else { Phase::Changes };
+                let fitting = fitting(read.iter().map(placement_bytes));
+                let placements = read.drain(..fitting).collect();
+                if read.is_empty() && *next == memory.parts() {
+                    self.phase = Phase::Changes;
+                }
                 Ok(self.part(placements))
             }
             Phase::Table(after) => {
@@ -149,7 +169,10 @@ impl Watcher {
                 let page = page.map_err(Error::from)?;
                 self.phase = match page.next {
                     Some(next) => Phase::Table(Some(next)),
-                    None => Phase::Changes,
+                    None => {
+                        self.ahead_since = Some(self.replica.clock().instant());
+                        Phase::Changes
+                    }
                 };
                 let among = |placement: &Placement| {
                     self.cells.is_empty() || self.cells.contains(&placement.cell)
@@ -171,35 +194,53 @@ impl Watcher {
     }
 
     async fn changes(&mut self) -> Result<Piece, WatchEnd> {
-        // Before the look: what comes in between wakes the wait up at once.
-        self.moved.mark_unchanged();
-        let entries = match self.replica.feed().after(self.position, ENTRIES) {
-            Later::Entries(entries) => entries,
-            Later::Nothing => {
-                if std::mem::replace(&mut self.told, true) {
-                    // Ends when the replica has come further, or after a while; either way there is something to say.
-                    let _ = tokio::time::timeout(HEARTBEAT, self.moved.changed()).await;
-                }
-                match self.replica.feed().after(self.position, ENTRIES) {
-                    Later::Entries(entries) => entries,
-                    Later::Nothing => Vec::new(),
-                    Later::Gone => self.from_table().await?,
-                    Later::Foreign => return Err(WatchEnd::Expired),
-                }
-            }
-            Later::Gone => self.from_table().await?,
-            Later::Foreign => return Err(WatchEnd::Expired),
-        };
+        let mut entries = self.look().await?;
+        if entries.is_empty() && std::mem::replace(&mut self.told, true) {
+            self.wait().await;
+            entries = self.look().await?;
+        }
+        entries.truncate(fitting(entries.iter().map(entry_bytes)).max(1));
         if let Some(last) = entries.last() {
             self.position.sequence = last.sequence;
         }
-        let present = self.replica.feed().position();
         // One that resumed ahead of this replica is not up to date with it.
-        let caught_up = present == self.position;
+        let caught_up = self.replica.feed().position() == self.position && self.whole_snapshot();
         self.caught_up |= caught_up;
         self.told = true;
         let entries = entries.iter().filter_map(|entry| self.filtered(entry)).collect();
         Ok(Piece::Changes { entries, caught_up })
+    }
+
+    /// What follows the position.
+    async fn look(&mut self) -> Result<Vec<Arc<JournalEntry>>, WatchEnd> {
+        // Before the look: what comes in after it wakes the wait up at once.
+        self.moved.mark_unchanged();
+        match self.replica.feed().after(self.position, ENTRIES) {
+            Later::Entries(entries) => Ok(entries),
+            Later::Nothing => Ok(Vec::new()),
+            Later::Gone => self.from_table().await,
+            Later::Foreign => Err(WatchEnd::Expired),
+        }
+    }
+
+    /// Waits until there is something to say: the replica has come further, the snapshot has become whole, or it has been quiet for long.
+    async fn wait(&mut self) {
+        let heartbeat = tokio::time::Instant::now() + HEARTBEAT;
+        while self.ahead_since.is_some() {
+            let look_out = heartbeat.min(tokio::time::Instant::now() + LOOK_OUT);
+            let moved = tokio::time::timeout_at(look_out, self.moved.changed()).await.is_ok();
+            if moved || self.whole_snapshot() || look_out == heartbeat {
+                return;
+            }
+        }
+        let _ = tokio::time::timeout_at(heartbeat, self.moved.changed()).await;
+    }
+
+    /// Whether a poll has shown this replica to be as far as the snapshot.
+    fn whole_snapshot(&mut self) -> bool {
+        let proof = self.replica.memory().last_proof();
+        self.ahead_since.take_if(|read| *read <= proof);
+        self.ahead_since.is_none()
     }
 
     /// The entries after the position, which the feed does not keep.
@@ -209,6 +250,11 @@ impl Watcher {
         }
         let entries = self.store.journal.entries(self.position.sequence, ENTRIES).await;
         let entries = entries.map_err(Error::from)?;
+        // The tables may have been restored a moment ago.
+        let head = self.store.journal.head().await.map_err(Error::from)?;
+        if head.journal != self.position.journal {
+            return Err(WatchEnd::Expired);
+        }
         match entries.first() {
             Some(first) if first.sequence == self.position.sequence.next() => {
                 // No further than this replica has come: the rest is for the feed to tell.
@@ -246,6 +292,34 @@ impl Watcher {
             Arc::new(JournalEntry { sequence, nonce, written, changes })
         })
     }
+}
+
+/// How many of these sizes fit into a piece.
+fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fits = |size: &usize| {
+        bytes += size;
+        bytes <= BYTES
+    };
+    sizes.take_while(fits).count()
+}
+
+fn placement_bytes(placement: &Placement) -> usize {
+    /// Times, numbers and tags.
+    const REST: usize = 80;
+    placement.key.as_str().len() + placement.cell.as_str().len() + REST
+}
+
+fn entry_bytes(entry: &Arc<JournalEntry>) -> usize {
+    /// More than any cell takes with all its labels.
+    const CELL: usize = 8_192;
+    let change = |change: &Change| match change {
+        Change::Placed { placement, .. } | Change::Vacated { placement } => {
+            placement_bytes(placement)
+        }
+        _ => CELL,
+    };
+    entry.changes.iter().map(change).sum()
 }
 
 fn wanted(cells: &BTreeSet<CellId>, key: &str, residence: Residence) -> Option<Placement> {

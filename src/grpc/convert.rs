@@ -65,7 +65,6 @@ pub fn resolved(
         Home::Placed(placement) => bare_placement(placement, || clock.now()),
         Home::Default(cell) => guess(cell.as_str()),
     };
-    let lease = registry.map_or(Duration::ZERO, Registry::lease);
     v1::ResolveResponse {
         placement: Some(v1::Placement {
             partition_key: key,
@@ -73,7 +72,7 @@ pub fn resolved(
             region: cell.map_or_else(String::new, |cell| cell.region.as_str().to_owned()),
             ..bare
         }),
-        decision: Some(decision(routed, lease, clock)),
+        decision: Some(decision(routed, clock)),
     }
 }
 
@@ -97,26 +96,29 @@ pub fn batch_result(routed: &Routed, now: impl FnOnce() -> Timestamp) -> v1::Bat
 
 /// The oldest of a batch's authoritative answers.
 #[derive(Default)]
-pub struct Oldest(Option<(Instant, Sequence, bool)>);
+pub struct Oldest(Option<(Instant, Sequence, Option<Instant>)>);
 
 impl Oldest {
     pub fn take(&mut self, routed: &Routed) {
         if matches!(routed.home, Home::Default(_)) {
             return;
         }
-        let Routed { as_of, sequence, leased, .. } = *routed;
+        let Routed { as_of, sequence, lease_until, .. } = *routed;
         self.0 = Some(match self.0 {
-            None => (as_of, sequence, leased),
-            Some(oldest) => (as_of.min(oldest.0), sequence.min(oldest.1), leased && oldest.2),
+            None => (as_of, sequence, lease_until),
+            // The least of all; no lease is less than any.
+            Some(oldest) => {
+                (as_of.min(oldest.0), sequence.min(oldest.1), lease_until.min(oldest.2))
+            }
         });
     }
 
     /// Notes what the batch says once for all.
-    pub fn note(self, response: &mut v1::BatchResolveResponse, lease: Duration, clock: &Clock) {
-        if let Some((as_of, sequence, leased)) = self.0 {
-            let age = clock.instant().saturating_duration_since(as_of);
-            response.age = Some(duration(age));
-            response.lease = leased.then(|| duration(lease.saturating_sub(age)));
+    pub fn note(self, response: &mut v1::BatchResolveResponse, clock: &Clock) {
+        if let Some((as_of, sequence, lease_until)) = self.0 {
+            let now = clock.instant();
+            response.age = Some(duration(now.saturating_duration_since(as_of)));
+            response.lease = lease_until.map(|end| duration(end.saturating_duration_since(now)));
             response.sequence = sequence.get();
         }
     }
@@ -126,8 +128,7 @@ fn guess(cell: &str) -> v1::Placement {
     v1::Placement { cell_id: cell.to_owned(), ..v1::Placement::default() }
 }
 
-/// `lease`: how long an answer is good for direct writes after it was current.
-fn decision(routed: &Routed, lease: Duration, clock: &Clock) -> v1::Decision {
+fn decision(routed: &Routed, clock: &Clock) -> v1::Decision {
     let (source, reason) = source(routed.source);
     let bare = v1::Decision {
         source: source.into(),
@@ -138,11 +139,13 @@ fn decision(routed: &Routed, lease: Duration, clock: &Clock) -> v1::Decision {
     if matches!(routed.home, Home::Default(_)) {
         return bare;
     }
-    let age = clock.instant().saturating_duration_since(routed.as_of);
+    let now = clock.instant();
+    let age = now.saturating_duration_since(routed.as_of);
+    let left = |end: Instant| duration(end.saturating_duration_since(now));
     v1::Decision {
         authoritative: true,
         age: Some(duration(age)),
-        lease: routed.leased.then(|| duration(lease.saturating_sub(age))),
+        lease: routed.lease_until.map(left),
         sequence: routed.sequence.get(),
         ..bare
     }

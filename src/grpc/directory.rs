@@ -332,10 +332,9 @@ impl DirectoryService {
             results.insert(at, fault);
         }
         let cells = self.addresses(&results);
-        let lease = self.directory.peek(directory::Registry::lease);
         let mut response =
             v1::BatchResolveResponse { results, cells, ..v1::BatchResolveResponse::default() };
-        oldest.note(&mut response, lease.unwrap_or_default(), self.directory.clock());
+        oldest.note(&mut response, self.directory.clock());
         response
     }
 

@@ -10,7 +10,9 @@ use cell_directory::domain::Change;
 use cell_directory::proto::v1;
 use cell_directory::proto::v1::cell_admin_client::CellAdminClient;
 use cell_directory::proto::v1::cell_directory_client::CellDirectoryClient;
-use cell_directory::store::dynamodb::{DynamoDbOptions, connect};
+use cell_directory::store::dynamodb::{
+    DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, connect,
+};
 use tonic::transport::Channel;
 
 use crate::celld::{Celld, unique};
@@ -123,6 +125,16 @@ impl World {
 
     pub fn endpoint(&self) -> String {
         self.engine.endpoint()
+    }
+
+    pub fn engine(&self) -> Engine {
+        self.engine.clone()
+    }
+
+    /// The tables as a server sees them.
+    pub fn store(&self) -> DynamoDbStore {
+        let names = TableNames::with_prefix(&self.prefix).unwrap();
+        DynamoDbStore::new(self.dynamodb.clone(), names, StoreSettings::default())
     }
 
     pub fn mappings(&self) -> String {

@@ -73,6 +73,8 @@ pub struct Held {
     pub sequence: Sequence,
     /// `false`: the journal does not vouch for it any more. Good only where the table does not answer.
     pub trusted: bool,
+    /// When the lease of what the journal vouches for ends (see [`Memory::lease_until`]).
+    pub lease_until: Instant,
 }
 
 /// See the module's documentation.
@@ -88,6 +90,8 @@ pub struct Memory {
     /// The same for those of former generations.
     proven_before: AtomicI64,
     generation: AtomicU8,
+    /// How long a lease is, in microseconds, counted from the last proof.
+    lease: AtomicI64,
     /// The last entry that was applied.
     applied: AtomicU64,
     /// Numbers the rounds of reads.
@@ -148,6 +152,7 @@ impl Memory {
             proven_at: AtomicI64::new(0),
             proven_before: AtomicI64::new(i64::MAX),
             generation: AtomicU8::new(0),
+            lease: AtomicI64::new(0),
             applied: AtomicU64::new(0),
             rounds: AtomicU64::new(1),
             load: Mutex::default(),
@@ -161,6 +166,7 @@ impl Memory {
     pub fn get(&self, key: &str) -> Option<Held> {
         // The proof comes first: it speaks of what was held when it was made, and of all that came after, not of what went before.
         let proven_at = self.proven_at.load(Ordering::Acquire);
+        let lease_until = self.lease_after(proven_at);
         let sequence = self.applied();
         let Slot { residence, generation, current_at } = self.holding.get(key)?;
         let trusted = generation == self.generation.load(Ordering::Acquire);
@@ -174,7 +180,7 @@ impl Memory {
             at => i64::try_from(at).unwrap_or(i64::MAX),
         };
         let as_of = self.instant(proven_at.max(current_at));
-        Some(Held { residence, as_of, sequence, trusted })
+        Some(Held { residence, as_of, sequence, trusted, lease_until })
     }
 
     /// What the table says of a key that has no placement, and as of when, where the table itself said so a short time ago and no entry
@@ -326,6 +332,31 @@ impl Memory {
     /// Which stretch of the journal vouches for what is trusted.
     pub fn generation(&self) -> u8 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// When a lease ends on whatever is held and trusted, or is read from the table after this call: a lease after the last proof, which
+    /// vouches for the lease's length as much as for what is held (see `docs/adr/0008-leases.md`).
+    pub fn lease_until(&self) -> Instant {
+        // The order matters: what is looked at after the length takes in all that came before the length was set.
+        let proven_at = self.proven_at.load(Ordering::Acquire);
+        self.lease_after(proven_at)
+    }
+
+    /// When a lease ends that counts from a proof. One from before the origin was made by an earlier process and is dated by the wall
+    /// clock, which has no say in leases.
+    fn lease_after(&self, proven_at: i64) -> Instant {
+        let lease = self.lease.load(Ordering::Acquire);
+        self.instant(if proven_at < 0 { proven_at } else { proven_at + lease })
+    }
+
+    /// Says how long leases are from now on, at most. Call after what came before has been taken in.
+    pub fn shorten_leases(&self, lease: Duration) {
+        self.lease.fetch_min(micros(lease).cast_signed(), Ordering::AcqRel);
+    }
+
+    /// Says how long leases are from now on, longer ones included: only with a proof that this is not out of date.
+    pub fn set_leases(&self, lease: Duration) {
+        self.lease.store(micros(lease).cast_signed(), Ordering::Release);
     }
 
     /// As of when everything held and trusted is known to be current.

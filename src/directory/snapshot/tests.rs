@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::directory::fixtures::{cell, now};
 use crate::domain::{JournalId, LeaseDuration};
+use crate::store::Head;
 
 fn header() -> Header {
     let cluster = Cluster {
@@ -13,8 +14,11 @@ fn header() -> Header {
         revision: Sequence::new(3),
     };
     let cells = vec![cell("a", 1), Cell { placements: 7, ..cell("b", 2) }];
-    let registry =
-        Registry::recalled(JournalId::new(u64::MAX - 1), Sequence::new(9), cells, cluster);
+    let registry = Registry::load(
+        Head { journal: JournalId::new(u64::MAX - 1), sequence: Sequence::new(9) },
+        cells,
+        cluster,
+    );
     Header { tables: "eu-west-1/prefix-".into(), proven: now(), registry }
 }
 

@@ -91,7 +91,7 @@ impl<S> Cached<S> {
             source: Source::Memory,
             as_of: held.as_of,
             sequence: held.sequence,
-            leased: held.trusted && self.memory.witnessed(held.as_of),
+            lease_until: held.trusted.then_some(held.lease_until),
             steps,
         }
     }
@@ -121,6 +121,7 @@ where
         let ticket = self.memory.begin_read(request.key.clone());
         let request = RouteRequest {
             round: ticket.round(),
+            lease_until: Some(self.memory.lease_until()),
             sequence: self.memory.applied(),
             ..request.clone()
         };
@@ -385,7 +386,7 @@ mod tests {
         let answer = cached(&memory, &time, &down).call(look_up("k")).await;
         assert_eq!(gist(&answer), Ok(("a".into(), Source::Memory, Some(4))));
         let answer = answer.unwrap();
-        assert!(!answer.leased && answer.as_of <= proof);
+        assert!(answer.lease_until.is_none() && answer.as_of <= proof);
         let up = Inner::answering(found("k", 5), Duration::ZERO);
         let answer = cached(&memory, &time, &up).call(look_up("k")).await;
         assert_eq!(gist(&answer), gist(&found("k", 5)));

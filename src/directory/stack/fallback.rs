@@ -148,7 +148,7 @@ impl Guess {
             source: Source::Fallback(reason),
             as_of: Instant::now(),
             sequence: Sequence::START,
-            leased: false,
+            lease_until: None,
             steps,
         }
     }

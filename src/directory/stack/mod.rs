@@ -50,6 +50,8 @@ pub struct RouteRequest {
     round: u64,
     /// The entry up to which a read of the table that begins now takes everything in; set by the cache layer.
     sequence: Sequence,
+    /// When a lease on what is read ends.
+    lease_until: Option<Instant>,
     /// What the table is taken to say, where that need not be read: a commit that assumes wrongly is refused by the storage. Set by the
     /// cache layer.
     assumed: Option<Mapping>,
@@ -64,6 +66,7 @@ impl RouteRequest {
             writing: Writing::default(),
             round: 0,
             sequence: Sequence::START,
+            lease_until: None,
             assumed: None,
         }
     }
@@ -150,8 +153,8 @@ pub struct Routed {
     pub as_of: Instant,
     /// Every change of the tenant up to this entry is taken in.
     pub sequence: Sequence,
-    /// Whether there is a lease, counted from `as_of`: not for a guess, nor for what the journal does not vouch for.
-    pub leased: bool,
+    /// When the lease ends. None for a guess, nor for what the journal does not vouch for.
+    pub lease_until: Option<Instant>,
     /// With `explain`: every step, in order.
     pub steps: Vec<Step>,
 }

@@ -128,7 +128,8 @@ fn decided(
         return Err(Refused::EpochNotReached { present: Some(placement.epoch) }.into());
     }
     let home = Home::Placed(Residence::from(placement));
-    Ok(Routed { home, source, as_of, sequence: request.sequence, leased: true, steps })
+    let RouteRequest { sequence, lease_until, .. } = *request;
+    Ok(Routed { home, source, as_of, sequence, lease_until, steps })
 }
 
 fn describe(mapping: &Mapping) -> String {

@@ -81,7 +81,7 @@ pub fn from_table(placement: Placement) -> Routed {
         source: Source::Table,
         as_of: std::time::Instant::now(),
         sequence: Sequence::START,
-        leased: true,
+        lease_until: None,
         steps: Vec::new(),
     }
 }
