@@ -30,7 +30,7 @@ use super::memory::{Memory, Mode};
 use super::registry::Registry;
 use super::replica::Replica;
 use super::snapshot::{Footer, Header, SnapshotError, SnapshotReader, SnapshotWriter};
-use crate::domain::{JournalId, Timestamp};
+use crate::domain::{JournalId, Sequence, Timestamp};
 
 const FILE: &str = "snapshot";
 const UNFINISHED: &str = "snapshot.tmp";
@@ -191,8 +191,8 @@ pub struct Keeper {
 struct Saver {
     replica: Arc<Replica>,
     files: Files,
-    /// The proof that the file is dated by, if this process wrote it.
-    saved: Option<Instant>,
+    /// The proof that the file is dated by, and its sequence, if this process wrote it.
+    saved: Option<(Instant, Sequence)>,
     /// The journal of the file, where the file holds the whole table.
     whole_of: Option<JournalId>,
     failing: bool,
@@ -273,7 +273,8 @@ impl Saver {
         };
         let journal = registry.journal();
         let worse = memory.wants_load() && self.whole_of == Some(journal);
-        if worse || !memory.witnessed(proof) || self.saved == Some(proof) {
+        let saved = Some((proof, registry.applied()));
+        if worse || !memory.witnessed(proof) || self.saved == saved {
             return Ok(Saved::Nothing);
         }
         let header = Header {
@@ -301,7 +302,7 @@ impl Saver {
         drop(file);
         std::fs::rename(&unfinished, directory.join(FILE))?;
         File::open(directory)?.sync_all()?;
-        self.saved = Some(proof);
+        self.saved = saved;
         self.whole_of = whole.then_some(journal);
         Ok(Saved::Placements(placements))
     }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::facade_tests::ingredients;
 use super::fixtures::stage::{Time, cell_id, new_cell};
-use super::fixtures::{Call, Fault, Faulty, key};
+use super::fixtures::{Call, Fault, Faulty, cell, commit_now, entry, key, placed, placement};
 use super::keeper::{Keep, KeepSettings};
 use super::*;
-use crate::domain::Sequence;
-use crate::store::{Journal, StoreError};
+use crate::domain::{Change, Cluster, JournalId, Sequence};
+use crate::store::{Commit, CommitOutcome, Journal, StoreError};
 
 struct Process {
     directory: Directory,
@@ -296,4 +296,37 @@ async fn a_directory_has_one_writer() {
     let has_files = |keep: Keep| keep.into_parts().0.is_some();
     assert!(!has_files(second));
     assert!(has_files(first));
+}
+
+/// Memory is gone through while it changes, so it can be ahead of the registry. Entries that it has taken in change nothing.
+#[tokio::test]
+async fn memory_that_is_ahead_of_its_sequence_comes_out_right() {
+    let (store, clock) = (Faulty::new(), Time::new().clock());
+    let memory = Arc::new(Memory::new(MemoryMode::Whole, clock.clone()));
+    // `k` was vacated and placed anew meanwhile; `l` came and went.
+    memory.restore(&key("k"), Residence::from(&placement("k", "b", 2)));
+    memory.restored(clock.instant(), true);
+    let replica = Replica::new(store.clone(), Arc::clone(&memory), clock);
+    let cells = vec![cell("a", 0), cell("b", 0)];
+    let start = Sequence::START;
+    replica.begin_with(Registry::recalled(JournalId::default(), start, cells, Cluster::default()));
+    let again = Change::Placed { placement: placement("k", "b", 2), replaced: None };
+    let entries = [
+        vec![placed("k", "a", None), placed("l", "a", None)],
+        vec![Change::Vacated { placement: placement("k", "a", 1) }],
+        vec![Change::Vacated { placement: placement("l", "a", 1) }],
+        vec![again],
+    ];
+    for (sequence, changes) in (1..).zip(entries) {
+        let commit = Commit { entry: entry(sequence, changes), writes: vec![] };
+        assert_eq!(commit_now(&store.inner, &commit), CommitOutcome::Committed);
+        replica.catch_up().await.unwrap();
+        let held = memory.get("k").unwrap();
+        assert_eq!((held.residence.cell.as_str(), held.residence.epoch.get()), ("b", 2));
+    }
+    assert!(memory.get("l").is_none());
+    let registry = replica.registry().unwrap();
+    let counts: Vec<_> = registry.cells().map(|cell| cell.placements).collect();
+    assert_eq!(counts, [0, 1]);
+    assert_eq!(store.count(Call::Cells), 0, "the registry was not read anew");
 }
