@@ -4,6 +4,7 @@
 //! cargo bench --bench directory -- resolve     gRPC hits against a bare tonic echo of the same messages
 //! cargo bench --bench directory -- assign      new keys against single conditional puts, on each engine
 //! cargo bench --bench directory -- overload    ten times the calls that can be served, for 60 seconds, and what is still served
+//! cargo bench --bench directory -- propagation a change at one replica until it is told to those who watch the other
 //! ```
 //!
 //! Options: `--rounds N` (default 5 pairs), `--seconds N` a measurement (default 2, 60 for `overload`), `--placements N` (default 1,000,000),
@@ -15,6 +16,7 @@ mod collector;
 mod echo;
 mod load;
 mod overload;
+mod propagation;
 mod resolve;
 mod service;
 
@@ -61,8 +63,11 @@ fn main() {
         Some("resolve") => resolve::run(&options),
         Some("assign") => assign::run(&options),
         Some("overload") => overload::run(&options),
+        Some("propagation") => propagation::run(),
         _ => {
-            eprintln!("usage: cargo bench --bench directory -- resolve|assign|overload [options]");
+            eprintln!(
+                "usage: cargo bench --bench directory -- resolve|assign|overload|propagation [options]"
+            );
             std::process::exit(2);
         }
     }
