@@ -5,6 +5,7 @@
 //! cargo bench --bench directory -- assign      new keys against single conditional puts, on each engine
 //! cargo bench --bench directory -- cold-start  a start from a snapshot, the table out of reach: time to the first answer
 //! cargo bench --bench directory -- overload    ten times the calls that can be served, for 60 seconds, and what is still served
+//! cargo bench --bench directory -- propagation a change at one replica until it is told to those who watch the other
 //! ```
 //!
 //! Options: `--rounds N` (default 5 pairs), `--seconds N` a measurement (default 2, 60 for `overload`), `--placements N` (default 1,000,000),
@@ -17,6 +18,7 @@ mod collector;
 mod echo;
 mod load;
 mod overload;
+mod propagation;
 mod resolve;
 mod service;
 
@@ -64,9 +66,10 @@ fn main() {
         Some("assign") => assign::run(&options),
         Some("overload") => overload::run(&options),
         Some("cold-start") => cold_start::run(&options),
+        Some("propagation") => propagation::run(),
         _ => {
             eprintln!(
-                "usage: cargo bench --bench directory -- resolve|assign|overload|cold-start [options]"
+                "usage: cargo bench --bench directory -- resolve|assign|overload|cold-start|propagation [options]"
             );
             std::process::exit(2);
         }

@@ -309,7 +309,11 @@ async fn memory_that_is_ahead_of_its_sequence_comes_out_right() {
     let replica = Replica::new(store.clone(), Arc::clone(&memory), clock);
     let cells = vec![cell("a", 0), cell("b", 0)];
     let start = Sequence::START;
-    replica.begin_with(Registry::recalled(JournalId::default(), start, cells, Cluster::default()));
+    replica.begin_with(Registry::load(
+        crate::store::Head { journal: JournalId::default(), sequence: start },
+        cells,
+        Cluster::default(),
+    ));
     let again = Change::Placed { placement: placement("k", "b", 2), replaced: None };
     let entries = [
         vec![placed("k", "a", None), placed("l", "a", None)],

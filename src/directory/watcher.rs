@@ -218,7 +218,7 @@ impl Watcher {
         match self.replica.feed().after(self.position, ENTRIES) {
             Later::Entries(entries) => Ok(entries),
             Later::Nothing => Ok(Vec::new()),
-            Later::Gone => self.from_table().await,
+            Later::Gone => self.older().await,
             Later::Foreign => Err(WatchEnd::Expired),
         }
     }
@@ -244,7 +244,7 @@ impl Watcher {
     }
 
     /// The entries after the position, which the feed does not keep.
-    async fn from_table(&self) -> Result<Vec<Arc<JournalEntry>>, WatchEnd> {
+    async fn older(&self) -> Result<Vec<Arc<JournalEntry>>, WatchEnd> {
         if self.caught_up {
             return Err(WatchEnd::TooSlow);
         }

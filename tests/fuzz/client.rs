@@ -15,6 +15,9 @@ use crate::schema::Method;
 /// Longer than any answer takes, so that a call that hangs fails its case and not the whole run.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a stream is listened to after its first message.
+const LISTENING: Duration = Duration::from_millis(100);
+
 #[derive(Clone)]
 pub struct Client(Channel);
 
@@ -38,7 +41,7 @@ impl Client {
             match answer.message().await? {
                 Some(message) => {
                     // What comes after the message counts, too; a stream that goes on is left.
-                    let rest = tokio::time::timeout(Duration::from_millis(500), answer.message());
+                    let rest = tokio::time::timeout(LISTENING, answer.message());
                     if let Ok(rest) = rest.await {
                         rest?;
                     }

@@ -294,7 +294,8 @@ fn valid(
             let values = (0..count).map(|at| one(at, random)).collect();
             message.set_field(&field, Value::List(values));
         } else {
-            let wanted = matches!(field.name(), "cell" | "update_mask");
+            let wanted =
+                matches!(field.name(), "cell" | "cluster" | "lease_duration" | "update_mask");
             let there = if wanted { 0.97 } else { 0.6 };
             if !field.supports_presence() || random.random_bool(there) {
                 let value = one(0, random);
@@ -323,6 +324,8 @@ fn scalar(
             Value::Bytes(text(method, field.name(), path, at, random).into_bytes().into())
         }
         Kind::Bool => Value::Bool(random.random()),
+        Kind::Int32 if path.contains("lease_duration") => Value::I32(5_000_000),
+        Kind::Int64 if path.contains("lease_duration") => Value::I64(random.random_range(0..60)),
         Kind::Int32 if field.name() == "nanos" => Value::I32(random.random_range(0..1_000_000_000)),
         Kind::Int32 => Value::I32(random.random_range(0..20)),
         Kind::Int64 if path.contains("create_time") => {
@@ -345,13 +348,15 @@ fn text(method: &Method, name: &str, path: &str, at: usize, random: &mut StdRng)
         "endpoint" => "https://cell.example.com".to_owned(),
         "key" => format!("tier-{at}"),
         "value" => "standard".to_owned(),
+        "paths" if method.short() == "UpdateCluster" => "lease_duration".to_owned(),
+        "cell_ids" => format!("cell-{}", random.random_range(0..CELLS + 2)),
         "paths" => {
             let paths = ["weight", "capacity", "labels", "endpoint", "state"];
             paths[random.random_range(0..paths.len())].to_owned()
         }
         "request_id" if random.random() => format!("r-{}", random.random_range(0..100_000)),
         "etag" if method.short() != "CreateCell" && random.random_bool(0.2) => "W-1".to_owned(),
-        "request_id" | "etag" | "page_token" => String::new(),
+        "request_id" | "etag" | "page_token" | "resume_token" => String::new(),
         _ => format!("word-{}-{at}", path.len()),
     }
 }

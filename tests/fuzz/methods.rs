@@ -27,7 +27,7 @@ const SHOWN: usize = 5;
 async fn every_method_answers_arbitrary_text_as_documented_and_refusals_change_nothing() {
     let seed = seed();
     let methods = schema::methods();
-    assert!(methods.len() >= 13, "{}", methods.len());
+    assert!(methods.len() >= 17, "{}", methods.len());
     for method in methods {
         let began = Instant::now();
         let server = Server::start().await;
@@ -42,7 +42,9 @@ async fn every_method_answers_arbitrary_text_as_documented_and_refusals_change_n
         );
         // A generator that is only ever refused, or never, would show nothing.
         let total = u64::try_from(refused.len()).unwrap() + accepted;
-        assert!(refused.len() as u64 > cases() / 20, "{} refusals {codes:?}", method.name);
+        // Where there is nothing in a request, nothing in it can be wrong.
+        let empty = method.request.fields().len() == 0;
+        assert!(empty || refused.len() as u64 > cases() / 20, "{} refusals {codes:?}", method.name);
         assert!(accepted > cases() / 20, "{}: {accepted} accepted, {codes:?}", method.name);
 
         server.end().await;

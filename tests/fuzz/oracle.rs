@@ -209,6 +209,12 @@ impl Request {
                 (!text.is_empty() && !is_request_id(text)).then_some("INVALID_REQUEST_ID")
             }
             "page_token" => (!text.is_empty()).then_some("INVALID_PAGE_TOKEN"),
+            "resume_token" => (!text.is_empty()).then_some("INVALID_RESUME_TOKEN"),
+            "cell_ids" => (!is_name(text, 63, "-")).then_some("INVALID_CELL_ID"),
+            "cluster.etag" => (!is_etag(text)).then_some("INVALID_ETAG"),
+            "update_mask.paths" if method == "UpdateCluster" => {
+                (text != "lease_duration").then_some("INVALID_UPDATE_MASK")
+            }
             "page_size" => (!(0..=1000).contains(&number)).then_some("INVALID_PAGE_SIZE"),
             "update_mask.paths" => (!MASKABLE.contains(&text)).then_some("INVALID_UPDATE_MASK"),
             "cell.weight" if looked_at("weight") => {
@@ -255,7 +261,13 @@ impl Request {
         if matches!(method, "CreateCell" | "UpdateCell") && !has("cell") {
             self.faults.push(("MISSING_FIELD", "cell".to_owned()));
         }
-        if method == "UpdateCell" && mask.is_empty() {
+        if method == "UpdateCluster" {
+            match message.get_field_by_name("cluster").filter(|_| has("cluster")) {
+                None => self.faults.push(("MISSING_FIELD", "cluster".to_owned())),
+                Some(cluster) => self.faults.extend(lease(cluster.as_message().unwrap())),
+            }
+        }
+        if matches!(method, "UpdateCell" | "UpdateCluster") && mask.is_empty() {
             self.faults.push(("INVALID_UPDATE_MASK", "update_mask".to_owned()));
         }
         if method == "BatchResolve" && self.rows.is_empty() {
@@ -277,6 +289,21 @@ impl Request {
 }
 
 const MASKABLE: [&str; 5] = ["weight", "capacity", "labels", "endpoint", "state"];
+
+/// What is wrong with a cluster's lease: 0-60 s in whole milliseconds.
+fn lease(cluster: &DynamicMessage) -> Option<Fault> {
+    let field = "cluster.lease_duration".to_owned();
+    if !cluster.has_field_by_name("lease_duration") {
+        return Some(("MISSING_FIELD", field));
+    }
+    let lease = cluster.get_field_by_name("lease_duration").unwrap();
+    let lease = lease.as_message().unwrap();
+    let seconds = lease.get_field_by_name("seconds").unwrap().as_i64().unwrap();
+    let nanos = lease.get_field_by_name("nanos").unwrap().as_i32().unwrap();
+    let nanos = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    let good = (0..=60_000_000_000).contains(&nanos) && nanos % 1_000_000 == 0;
+    (!good).then_some(("INVALID_LEASE_DURATION", field))
+}
 
 /// The paths of an update's mask.
 fn masked(message: &mut DynamicMessage, method: &Method) -> Vec<String> {
