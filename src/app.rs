@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
 use crate::directory::{
-    self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses,
+    self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses, Randomness,
     Refused, Settings, StackSettings,
 };
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
@@ -225,6 +225,7 @@ pub fn directory(
         store,
         policy: policy_of(config.assignment_policy),
         clock: Clock::system(),
+        randomness: Randomness::system(),
         metrics: telemetry.decision_metrics(),
         settings: settings(config)?,
     };

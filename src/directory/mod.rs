@@ -29,6 +29,7 @@ mod pauses;
 pub mod policy;
 #[cfg(test)]
 mod race_tests;
+mod randomness;
 mod reader;
 mod registry;
 mod replica;
@@ -52,6 +53,7 @@ pub use error::{Error, Refused};
 pub use feed::{Later, Position};
 pub use memory::{CellName, Memory, Mode as MemoryMode, Residence};
 pub use pauses::Pauses;
+pub use randomness::Randomness;
 pub use registry::Registry;
 pub use stack::{
     DecisionTrace, FallbackReason, Home, RouteOptions, RouteRequest, Routed, Source, StackSettings,
@@ -89,6 +91,7 @@ pub struct Ingredients {
     pub store: Store,
     pub policy: Arc<dyn AssignmentPolicy>,
     pub clock: Clock,
+    pub randomness: Randomness,
     pub metrics: DecisionMetrics,
     pub settings: Settings,
 }
@@ -131,14 +134,15 @@ pub struct Placing {
 impl Directory {
     /// Makes a directory and starts its tasks, which end when `tasks` are stopped. Nothing is read yet: see [`Directory::ready`].
     pub fn start(ingredients: Ingredients, tasks: &Tasks) -> Self {
-        let Ingredients { store, policy, clock, metrics, settings } = ingredients;
-        let memory = Arc::new(Memory::new(settings.memory, clock.clone()));
+        let Ingredients { store, policy, clock, randomness, metrics, settings } = ingredients;
+        let memory = Arc::new(Memory::new(settings.memory, clock.clone(), &randomness));
         let replica = Arc::new(Replica::new(Arc::clone(&store.journal), memory, clock.clone()));
         if settings.memory == MemoryMode::Whole {
             let loader = loader::Loader {
                 replica: Arc::clone(&replica),
                 placements: Arc::clone(&store.placements),
                 pauses: settings.stack.pauses,
+                randomness: randomness.clone(),
             };
             tasks.spawn("loader", |stop| loader.run(stop));
         }
@@ -148,6 +152,7 @@ impl Directory {
             journal: Arc::clone(&store.journal),
             policy: Arc::clone(&policy),
             clock: clock.clone(),
+            randomness: randomness.clone(),
             pauses: settings.stack.pauses,
             settings: settings.committer.clone(),
         };
@@ -170,6 +175,7 @@ impl Directory {
             replica: Arc::clone(&replica),
             changes: changes.clone(),
             clock: clock.clone(),
+            randomness,
             metrics,
             settings: settings.stack.clone(),
         });

@@ -294,6 +294,7 @@ pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: Cancellatio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::directory::randomness::Randomness;
     use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, now, placed, placement};
     use crate::directory::memory::{Mode, Residence};
     use crate::domain::{CellId, Change, PartitionKey};
@@ -305,7 +306,7 @@ mod tests {
     }
 
     fn memory() -> Arc<Memory> {
-        Arc::new(Memory::new(Mode::Bounded(10_000), clock()))
+        Arc::new(Memory::new(Mode::Bounded(10_000), clock(), &Randomness::system()))
     }
 
     async fn append(store: &MemoryStore, entry: JournalEntry, writes: Vec<Write>) {

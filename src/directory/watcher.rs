@@ -16,8 +16,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::error::Error;
 use super::feed::{Later, Position};
 use super::memory::Residence;
@@ -81,7 +79,6 @@ pub struct Watcher {
     phase: Phase,
     /// All entries up to here have been sent, or are in the snapshot.
     position: Position,
-    moved: watch::Receiver<Position>,
     /// The cells have been sent.
     introduced: bool,
     /// It has been told how far it is.
@@ -95,7 +92,6 @@ impl Watcher {
     /// [`Error::NotReady`] until the registry has been read.
     pub fn new(replica: Arc<Replica>, store: Store, options: WatchOptions) -> Result<Self, Error> {
         replica.registry()?;
-        let moved = replica.feed().subscribe();
         let position = options.resume.unwrap_or_else(|| replica.feed().position());
         let phase = match options.resume.is_some() || options.changes_only {
             true => Phase::Changes,
@@ -110,7 +106,6 @@ impl Watcher {
             cells,
             phase,
             position,
-            moved,
             introduced,
             told: false,
             caught_up: false,
@@ -171,14 +166,15 @@ impl Watcher {
     }
 
     async fn changes(&mut self) -> Result<Piece, WatchEnd> {
+        let replica = Arc::clone(&self.replica);
         // Before the look: what comes in between wakes the wait up at once.
-        self.moved.mark_unchanged();
+        let further = replica.feed().further();
         let entries = match self.replica.feed().after(self.position, ENTRIES) {
             Later::Entries(entries) => entries,
             Later::Nothing => {
                 if std::mem::replace(&mut self.told, true) {
                     // Ends when the replica has come further, or after a while; either way there is something to say.
-                    let _ = tokio::time::timeout(HEARTBEAT, self.moved.changed()).await;
+                    let _ = tokio::time::timeout(HEARTBEAT, further).await;
                 }
                 match self.replica.feed().after(self.position, ENTRIES) {
                     Later::Entries(entries) => entries,

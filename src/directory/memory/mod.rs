@@ -37,6 +37,7 @@ use tokio::sync::Notify;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::clock::Clock;
+use super::randomness::Randomness;
 use crate::domain::{Change, Epoch, Mapping, PartitionKey, Placement, Sequence};
 use crate::mutants::{self, Mutant};
 use holding::{Bounded, Holding, bounded};
@@ -130,9 +131,10 @@ struct ReadsUnderWay {
 }
 
 impl Memory {
-    pub fn new(mode: Mode, clock: Clock) -> Self {
+    /// `randomness`: what decides the order in which a whole table is gone through.
+    pub fn new(mode: Mode, clock: Clock, randomness: &Randomness) -> Self {
         let holding = match mode {
-            Mode::Whole => Holding::Whole(Box::default()),
+            Mode::Whole => Holding::whole(randomness.seed()),
             Mode::Bounded(capacity) => Holding::Bounded(bounded(capacity)),
         };
         let origin = clock.instant();

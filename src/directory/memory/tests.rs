@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::{Held, Memory, Mode, Residence};
 use crate::directory::clock::Clock;
+use crate::directory::randomness::Randomness;
 use crate::directory::fixtures::{key, now, placed, placement};
 use crate::domain::{Change, Mapping};
 
@@ -33,7 +34,7 @@ fn memory() -> Arc<Memory> {
 }
 
 fn memory_of(mode: Mode) -> Arc<Memory> {
-    Arc::new(Memory::new(mode, Clock::from_fn(now)))
+    Arc::new(Memory::new(mode, Clock::from_fn(now), &Randomness::system()))
 }
 
 #[test]
