@@ -124,7 +124,14 @@ impl Replica {
             let next = entries.first().map(|entry| entry.sequence);
             if next != Some(applied.next()) && self.journal.trimmed().await? > applied {
                 let known = self.registry.load_full();
-                applied = self.load(known, head, Why::FellBehind).await?;
+                // Somebody else may have come further meanwhile, even beyond the head as it was: nobody goes back there.
+                match &known {
+                    Some(present) if present.journal() != head.journal => {
+                        return Err(StoreError::Throttled);
+                    }
+                    Some(present) if present.applied() > applied => applied = present.applied(),
+                    _ => applied = self.load(known, head, Why::FellBehind).await?,
+                }
                 continue;
             }
             let before = applied;

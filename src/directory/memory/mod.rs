@@ -68,7 +68,7 @@ pub struct Held {
     pub residence: Residence,
     /// The table said so at this moment or later.
     pub as_of: Instant,
-    /// Every change of the tenant up to this entry is taken in.
+    /// Every change of the tenant up to this entry is taken in; [`Sequence::START`] where the journal does not vouch for it.
     pub sequence: Sequence,
     /// `false`: the journal does not vouch for it any more. Good only where the table does not answer.
     pub trusted: bool,
@@ -164,9 +164,10 @@ impl Memory {
         let sequence = self.applied();
         let Slot { residence, generation, current_at } = self.holding.get(key)?;
         let trusted = generation == self.generation.load(Ordering::Acquire);
-        let proven_at = match trusted {
-            true => proven_at,
-            false => self.proven_before.load(Ordering::Acquire),
+        let (proven_at, sequence) = match trusted {
+            true => (proven_at, sequence),
+            // Whatever came in the hole is not taken in.
+            false => (self.proven_before.load(Ordering::Acquire), Sequence::START),
         };
         let as_of = self.instant(proven_at.max(i64::try_from(current_at).unwrap_or(i64::MAX)));
         Some(Held { residence, as_of, sequence, trusted })
