@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
 use crate::directory::{
-    self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses, Randomness,
-    Refused, Settings, StackSettings,
+    self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses,
+    Randomness, Refused, Settings, StackSettings,
 };
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
 use crate::embedded::{Embedded, EmbeddedError};

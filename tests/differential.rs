@@ -29,7 +29,8 @@ use rand::{RngExt, SeedableRng};
 
 const SEQUENCES: u64 = 40;
 const OPERATIONS: usize = 510;
-const AT_ONCE: usize = 6;
+const THREADS: usize = 2;
+const AT_ONCE: usize = 4;
 
 const KEYS: [&str; 7] = ["a", "a#1", "ab", "é", "A", "customer-12345", "~"];
 const CELLS: [&str; 3] = ["cell-a", "cell-b", "c"];
@@ -273,15 +274,12 @@ impl Pair {
         Commit { entry: JournalEntry { sequence, nonce, written: self.time(), changes }, writes }
     }
 
-    fn same<T: PartialEq + Debug>(
+    fn same<T: Default + PartialEq + Debug>(
         &self,
         what: &impl Debug,
         model: Result<T, StoreError>,
         table: Result<T, StoreError>,
-    ) -> T
-    where
-        T: Default,
-    {
+    ) -> T {
         let told = (format!("{model:?}"), format!("{table:?}"));
         let (model, table) = (kind(model), kind(table));
         assert_eq!(
@@ -323,8 +321,11 @@ impl Pair {
                 self.same(&key, model.map(Some), table.map(Some));
             }
             10 => {
-                let keys: Vec<_> =
-                    KEYS.iter().take(limit + 2).map(|key| PartitionKey::new(*key).unwrap()).collect();
+                let keys: Vec<_> = KEYS
+                    .iter()
+                    .take(limit + 2)
+                    .map(|key| PartitionKey::new(*key).unwrap())
+                    .collect();
                 let model: Result<Vec<Mapping>, _> =
                     self.model.mappings(&keys).await.into_iter().collect();
                 let table = self.table.mappings(&keys).await.into_iter().collect();
@@ -336,13 +337,19 @@ impl Pair {
                     let key = self.key();
                     let model = self.model.history(&key, limit, Some(foreign)).await;
                     let table = self.table.history(&key, limit, Some(foreign)).await;
-                    self.same(&"history", model.map(|page| page.items), table.map(|page| page.items));
+                    self.same(
+                        &"history",
+                        model.map(|page| page.items),
+                        table.map(|page| page.items),
+                    );
                 }
                 let cell = self.cell_id();
                 let cell = self.chance(60).then_some(cell);
                 let (model, table) = (&self.model, &self.table);
-                let model = pages(async |after| model.list(cell.as_ref(), limit, after).await).await;
-                let table = pages(async |after| table.list(cell.as_ref(), limit, after).await).await;
+                let model =
+                    pages(async |after| model.list(cell.as_ref(), limit, after).await).await;
+                let table =
+                    pages(async |after| table.list(cell.as_ref(), limit, after).await).await;
                 self.same(&("list", &cell, limit), model.map(sorted), table.map(sorted));
             }
             12 => {
@@ -377,8 +384,10 @@ impl Pair {
             16 => {
                 let head = self.model.head().await.unwrap().sequence.get();
                 let after = Sequence::new(self.below(head + 2));
-                let (model, table) =
-                    (self.model.entries(after, limit).await, self.table.entries(after, limit).await);
+                let (model, table) = (
+                    self.model.entries(after, limit).await,
+                    self.table.entries(after, limit).await,
+                );
                 self.same(&("entries", after, limit), model, table);
             }
             17 => {
@@ -417,21 +426,39 @@ impl Pair {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_store_in_memory_answers_as_dynamodb_local_does() {
-    let base = std::env::var("CELLD_DIFFERENTIAL_SEED").ok();
-    let base: u64 = base.map_or(0, |base| base.parse().unwrap());
-    let engine = DynamoDbLocal::shared();
-    let sequences = futures::stream::iter(1..=SEQUENCES).map(|n| async move {
-        let mut pair = Pair::new(engine.endpoint(), base + n).await;
+/// Every so many of the sequences, some at once. Answers how many commits were done, and how many refused.
+fn run(first: u64, base: u64, endpoint: &str) -> (usize, usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mine = (first..=SEQUENCES).step_by(THREADS);
+    let sequences = futures::stream::iter(mine).map(|n| async move {
+        let mut pair = Pair::new(endpoint.to_owned(), base + n).await;
         for _ in 0..OPERATIONS {
             pair.step().await;
         }
         (pair.committed, pair.refused)
     });
-    let done: Vec<(usize, usize)> = sequences.buffer_unordered(AT_ONCE).collect().await;
-    let total = |of: fn(&(usize, usize)) -> usize| done.iter().map(of).sum::<usize>();
-    let (committed, refused) = (total(|done| done.0), total(|done| done.1));
-    println!("{} operations: {committed} committed, {refused} refused", done.len() * OPERATIONS);
+    let sum = async |all: (usize, usize), one: (usize, usize)| (all.0 + one.0, all.1 + one.1);
+    runtime.block_on(sequences.buffer_unordered(AT_ONCE).fold((0, 0), sum))
+}
+
+#[test]
+fn the_store_in_memory_answers_as_dynamodb_local_does() {
+    let base = std::env::var("CELLD_DIFFERENTIAL_SEED").ok();
+    let base: u64 = base.map_or(0, |base| base.parse().unwrap());
+    let endpoint = DynamoDbLocal::shared().endpoint();
+    let (committed, refused) = std::thread::scope(|scope| {
+        let threads: Vec<_> = (1..=THREADS as u64)
+            .map(|first| {
+                scope.spawn({
+                    let endpoint = &endpoint;
+                    move || run(first, base, endpoint)
+                })
+            })
+            .collect();
+        let done = threads.into_iter().map(|thread| thread.join().unwrap());
+        done.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    });
+    let operations = usize::try_from(SEQUENCES).unwrap() * OPERATIONS;
+    println!("{operations} operations: {committed} committed, {refused} refused");
     assert!(committed > 2_000 && refused > 500, "{committed} committed, {refused} refused");
 }

@@ -301,9 +301,9 @@ pub async fn follow(replica: Arc<Replica>, interval: Duration, stop: Cancellatio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::directory::randomness::Randomness;
     use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, now, placed, placement};
     use crate::directory::memory::{Mode, Residence};
+    use crate::directory::randomness::Randomness;
     use crate::domain::{CellId, Change, PartitionKey};
     use crate::store::memory::MemoryStore;
     use crate::store::{Commit, CommitOutcome, Write};

@@ -179,11 +179,11 @@ impl Watcher {
                 match self.replica.feed().after(self.position, ENTRIES) {
                     Later::Entries(entries) => entries,
                     Later::Nothing => Vec::new(),
-                    Later::Gone => self.from_table().await?,
+                    Later::Gone => self.read_table().await?,
                     Later::Foreign => return Err(WatchEnd::Expired),
                 }
             }
-            Later::Gone => self.from_table().await?,
+            Later::Gone => self.read_table().await?,
             Later::Foreign => return Err(WatchEnd::Expired),
         };
         if let Some(last) = entries.last() {
@@ -199,7 +199,7 @@ impl Watcher {
     }
 
     /// The entries after the position, which the feed does not keep.
-    async fn from_table(&self) -> Result<Vec<Arc<JournalEntry>>, WatchEnd> {
+    async fn read_table(&self) -> Result<Vec<Arc<JournalEntry>>, WatchEnd> {
         if self.caught_up {
             return Err(WatchEnd::TooSlow);
         }

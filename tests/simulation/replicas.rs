@@ -118,19 +118,24 @@ async fn probe(world: &Arc<World>, directory: &Directory, replica: usize, incarn
             let (due, come) = (world.truth.lock().head_at(since), standing.position.sequence.get());
             if come < due {
                 let age = standing.age;
-                world.broken(format!("r{replica}: stands at {come} with age {age:?}, but {due} was there"));
+                world.broken(format!(
+                    "r{replica}: stands at {come} with age {age:?}, but {due} was there"
+                ));
             }
         }
         let n = world.index(TENANTS);
         let key = PartitionKey::new(tenant(n)).unwrap();
-        let request = RouteRequest::new(key, Arc::new(RouteOptions::default()), DecisionTrace::default());
+        let request =
+            RouteRequest::new(key, Arc::new(RouteOptions::default()), DecisionTrace::default());
         // What it was told before it was asked.
         let least = epochs[n];
         let Some(Ok(routed)) = directory.route(request).now_or_never() else { continue };
         let Routing::Placed(residence) = &routed.home else { continue };
         let epoch = residence.epoch.get();
         if epoch < least {
-            world.broken(format!("r{replica}.{incarnation}: t{n} fell from epoch {least} to {epoch}"));
+            world.broken(format!(
+                "r{replica}.{incarnation}: t{n} fell from epoch {least} to {epoch}"
+            ));
         }
         epochs[n] = epoch;
         let home = Home {
@@ -196,14 +201,18 @@ pub async fn watch(world: Arc<World>) {
                         if entry.sequence != due || truth.entry(due) != Some(&**entry) {
                             let (got, due) = (entry.sequence, due.get());
                             drop(truth);
-                            return world.broken(format!("r{at}: the watch sent {got} where {due} was due"));
+                            return world.broken(format!(
+                                "r{at}: the watch sent {got} where {due} was due"
+                            ));
                         }
                         apply(&mut state, &entry.changes);
                         sequence = due;
                     }
                     if sequence != watcher.position().sequence {
                         drop(truth);
-                        return world.broken(format!("r{at}: the watch came to {sequence} and says otherwise"));
+                        return world.broken(format!(
+                            "r{at}: the watch came to {sequence} and says otherwise"
+                        ));
                     }
                     position = Some(watcher.position());
                     if exact_from.is_some_and(|from| sequence.get() >= from)
@@ -211,7 +220,9 @@ pub async fn watch(world: Arc<World>) {
                     {
                         let expected = truth.state(sequence.get()).clone();
                         drop(truth);
-                        return world.broken(format!("r{at}: watched at {sequence}: {state:?}, not {expected:?}"));
+                        return world.broken(format!(
+                            "r{at}: watched at {sequence}: {state:?}, not {expected:?}"
+                        ));
                     }
                     drop(truth);
                     world.counts.lock().watched += 1;
@@ -246,7 +257,8 @@ pub async fn converged(world: &World) {
         }
         for n in 0..TENANTS {
             let key = PartitionKey::new(tenant(n)).unwrap();
-            let request = RouteRequest::new(key, Arc::new(RouteOptions::default()), DecisionTrace::default());
+            let request =
+                RouteRequest::new(key, Arc::new(RouteOptions::default()), DecisionTrace::default());
             let routed = running.directory.route(request).await;
             let present = world.truth.lock().present(tenant(n)).cloned();
             let agrees = match (&routed, &present) {

@@ -32,7 +32,9 @@ impl Wire {
     async fn call<T: Send + 'static>(
         &self,
         name: &'static str,
-        work: impl FnOnce(Arc<MemoryStore>) -> BoxFuture<'static, Result<T, StoreError>> + Send + 'static,
+        work: impl FnOnce(Arc<MemoryStore>) -> BoxFuture<'static, Result<T, StoreError>>
+        + Send
+        + 'static,
     ) -> Result<T, StoreError> {
         let Self { world, replica, incarnation } = self.clone();
         let (reply, answer) = oneshot::channel();

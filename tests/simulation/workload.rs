@@ -16,9 +16,7 @@ use cells_client::{Answer, Directory, Error, FallbackCell, Mode, Question, Sourc
 use crate::network::Network;
 use crate::replicas::ROUNDING;
 use crate::truth::Home;
-use crate::world::{
-    CLIENTS, Cut, DRIFT_PPM, LEASE, REPLICAS, World, drifted, lease_in_true_time,
-};
+use crate::world::{CLIENTS, Cut, DRIFT_PPM, LEASE, REPLICAS, World, drifted, lease_in_true_time};
 
 pub const TENANTS: usize = 6;
 const NAMES: [&str; TENANTS] = ["t0", "t1", "t2", "t3", "t4", "t5"];
@@ -40,8 +38,12 @@ fn now(world: &World) -> Timestamp {
 /// Commits at the head of the journal, past all faults. `false`: a condition does not hold.
 async fn commit(world: &World, changes: Vec<Change>, writes: Vec<Write>) -> bool {
     let sequence = world.store.head().await.unwrap().sequence.next();
-    let entry =
-        JournalEntry { sequence, nonce: Nonce::new(world.lots.draw()), written: now(world), changes };
+    let entry = JournalEntry {
+        sequence,
+        nonce: Nonce::new(world.lots.draw()),
+        written: now(world),
+        changes,
+    };
     world.commit(&Commit { entry, writes }).await == Ok(CommitOutcome::Committed)
 }
 
@@ -173,7 +175,9 @@ fn check_lease(world: &World, n: usize, t: usize, answer: &Answer<'_>, home: &Ho
     let direct = answer.may_write_directly();
     let since = world.now().saturating_sub(lease_in_true_time());
     if !answer.lease().is_zero() && !world.truth.lock().was(tenant(t), home, since) {
-        world.broken(format!("c{n}: a lease on t{t}, {answer:?}, which was waited out (direct: {direct})"));
+        world.broken(format!(
+            "c{n}: a lease on t{t}, {answer:?}, which was waited out (direct: {direct})"
+        ));
     }
     direct
 }
@@ -231,7 +235,11 @@ async fn ask(world: &World, n: usize, directory: &Directory, told: &Told) {
         let answer = directory.locate_with(tenant(t), &question.min_epoch(wanted)).await;
         match answer {
             Ok(answer) => {
-                world.log(format_args!("c{n} asked t{t}: {:?} {:?}", home(&answer), answer.source()));
+                world.log(format_args!(
+                    "c{n} asked t{t}: {:?} {:?}",
+                    home(&answer),
+                    answer.source()
+                ));
                 check(world, n, t, &answer, least.max(wanted));
                 if answer.is_authoritative() {
                     told.raise(t, answer.epoch());
@@ -294,7 +302,13 @@ async fn set(world: &World, from: &Placement, to: &Placement) -> bool {
         writes.push(Write::AddToCount { cell: to.cell.clone(), delta: 1 });
     }
     let done = commit(world, vec![change], writes).await;
-    world.log(format_args!("{} to {} {} {}: {done}", to.key, to.cell, to.epoch, to.write_mode.as_str()));
+    world.log(format_args!(
+        "{} to {} {} {}: {done}",
+        to.key,
+        to.cell,
+        to.epoch,
+        to.write_mode.as_str()
+    ));
     done
 }
 

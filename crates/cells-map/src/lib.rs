@@ -105,7 +105,8 @@ impl<V: Packed> CompactMap<V> {
         let mut secret = [0; 192];
         for (n, word) in (0u64..).zip(secret.chunks_exact_mut(8)) {
             // Odd factors of two kinds, so that no word is like another.
-            let mixed = (seed ^ n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed =
+                (seed ^ n.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             word.copy_from_slice(&(mixed ^ (mixed >> 29)).to_le_bytes());
         }
         Self::with_secret(SHARDS, secret)

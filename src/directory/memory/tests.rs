@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::{Held, Memory, Mode, Residence};
 use crate::directory::clock::Clock;
-use crate::directory::randomness::Randomness;
 use crate::directory::fixtures::{key, now, placed, placement};
+use crate::directory::randomness::Randomness;
 use crate::domain::{Change, Mapping};
 
 fn put(epoch: u64) -> Change {

@@ -269,10 +269,10 @@ mod tests {
     use super::super::RouteOptions;
     use super::super::testing::{Inner, every_error, found, from_table, gist, look_up, request};
     use super::*;
-    use crate::directory::randomness::Randomness;
     use crate::directory::fixtures::stage::Time;
     use crate::directory::fixtures::{key, now, placed, placement};
     use crate::directory::memory::Mode;
+    use crate::directory::randomness::Randomness;
     use crate::domain::{CellId, Change, Epoch, Placement};
     use crate::store::StoreError;
 
@@ -347,7 +347,8 @@ mod tests {
         let ahead = Arc::new(Mutex::new(Duration::ZERO));
         let at = ahead.clone();
         let clock = time.clock().with_instant(move || started + *at.lock());
-        let memory = Arc::new(Memory::new(Mode::Bounded(100), clock.clone(), &Randomness::system()));
+        let memory =
+            Arc::new(Memory::new(Mode::Bounded(100), clock.clone(), &Randomness::system()));
         let inner = Inner::answering(Err(Refused::PlacementNotFound.into()), Duration::ZERO);
         let mut service =
             CacheLayer::new(memory.clone(), clock, Duration::ZERO).layer(inner.clone());
