@@ -14,7 +14,7 @@ use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
 use crate::directory::{
     self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses,
-    Refused, Settings, StackSettings,
+    Randomness, Refused, Settings, StackSettings,
 };
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
 use crate::embedded::{Embedded, EmbeddedError};
@@ -303,6 +303,7 @@ pub fn directory_with(
         store,
         policy: policy_of(config.assignment_policy),
         clock: Clock::system(),
+        randomness: Randomness::system(),
         metrics: telemetry.decision_metrics(),
         settings: settings(config)?,
         keep,

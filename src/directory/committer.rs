@@ -35,6 +35,7 @@ use super::draft::{Command, Draft, Drafted, Outcome};
 use super::error::{Error, Refused};
 use super::pauses::Pauses;
 use super::policy::AssignmentPolicy;
+use super::randomness::Randomness;
 use super::replica::Replica;
 use crate::domain::{Mapping, Nonce, PartitionKey, Placement, Sequence};
 use crate::store::{Commit, CommitOutcome, Found, Journal, MAX_WRITES, Refusal, StoreError};
@@ -119,6 +120,7 @@ pub struct Committer {
     pub journal: Arc<dyn Journal>,
     pub policy: Arc<dyn AssignmentPolicy>,
     pub clock: Clock,
+    pub randomness: Randomness,
     pub pauses: Pauses,
     pub settings: CommitterSettings,
 }
@@ -281,7 +283,7 @@ impl Task {
         }
         *backlog = rest;
         if !draft.is_empty() {
-            let (commit, owners) = draft.finish(Nonce::new(rand::random()));
+            let (commit, owners) = draft.finish(Nonce::new(parts.randomness.draw()));
             let began = self.parts.replica.clock().instant();
             let callers = included.iter().filter_map(|(waiting, _)| waiting.caller.as_ref());
             let span = commit_span::begin(commit.entry.sequence, included.len(), callers);
@@ -351,7 +353,7 @@ impl Task {
                 put_back(included, backlog);
                 self.rivals_until = Some(tokio::time::Instant::now() + RIVALS_STAY);
                 // Whoever keeps coming too late by as much each time would never get its turn.
-                tokio::time::sleep(self.commit_took.mul_f64(rand::random())).await;
+                tokio::time::sleep(self.commit_took.mul_f64(self.parts.randomness.draw())).await;
                 let read = self.parts.replica.pull().await;
                 make_current(read, backlog);
             }
@@ -425,7 +427,7 @@ impl Task {
             };
             in_doubt |= failed.ambiguous();
             failures += 1;
-            let pause = self.parts.pauses.after(failures);
+            let pause = self.parts.pauses.after(failures, &self.parts.randomness);
             // An attempt that is cut off leaves the outcome open: unless it is open already, none is begun that may be.
             let room =
                 if in_doubt { Duration::ZERO } else { self.parts.settings.commit_budget / 8 };

@@ -51,6 +51,7 @@ pub fn ingredients(store: &Arc<Faulty>, time: &Time) -> Ingredients {
         store: store.store(),
         policy: Arc::new(Constrained(Rendezvous)),
         clock: time.clock(),
+        randomness: Randomness::system(),
         metrics: DecisionMetrics::new(&SdkMeterProvider::builder().build().meter("test")),
         settings: Settings {
             stack: StackSettings {

@@ -6,8 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::sync::watch;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::domain::{JournalEntry, JournalId, Sequence};
 
@@ -37,7 +38,9 @@ pub enum Later {
 
 #[derive(Debug)]
 pub struct Feed {
-    position: watch::Sender<Position>,
+    position: RwLock<Position>,
+    /// Wakes those who wait in the order in which they came.
+    moved: Notify,
     recent: Mutex<Recent>,
     /// Most changes that are kept.
     limit: usize,
@@ -59,7 +62,7 @@ impl Default for Feed {
 impl Feed {
     /// `limit`: how many changes are kept at most.
     pub fn keeping(limit: usize) -> Self {
-        Self { position: watch::Sender::default(), recent: Mutex::default(), limit }
+        Self { position: RwLock::default(), moved: Notify::new(), recent: Mutex::default(), limit }
     }
 
     /// Adds an entry, which becomes visible with [`Feed::moved`].
@@ -81,21 +84,20 @@ impl Feed {
 
     /// Tells all watchers how far this replica has come.
     pub fn moved(&self, position: Position) {
-        self.position.send_if_modified(|present| {
-            let moved = *present != position;
-            *present = position;
-            moved
-        });
+        let former = std::mem::replace(&mut *self.position.write(), position);
+        if former != position {
+            self.moved.notify_waiters();
+        }
     }
 
     /// How far this replica has come.
     pub fn position(&self) -> Position {
-        *self.position.borrow()
+        *self.position.read()
     }
 
-    /// Wakes up whenever this replica has come further.
-    pub fn subscribe(&self) -> watch::Receiver<Position> {
-        self.position.subscribe()
+    /// Ends when this replica has come further than it had when this was called.
+    pub fn further(&self) -> Notified<'_> {
+        self.moved.notified()
     }
 
     /// At most `limit` entries after `after`.

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::memory::{Memory, Mode};
+use super::randomness::Randomness;
 use super::registry::Registry;
 use super::replica::Replica;
 use super::snapshot::{Footer, Header, SnapshotError, SnapshotReader, SnapshotWriter};
@@ -158,7 +159,8 @@ fn read(
     if header.tables != settings.tables {
         return Err(SnapshotError::OtherTables(header.tables.clone()));
     }
-    let memory = Memory::new(mode, clock.clone());
+    // What differs between two runs of this is only what a bounded memory lets go first.
+    let memory = Memory::new(mode, clock.clone(), &Randomness::system());
     let proven = proven_at(header.proven, clock);
     let (header, footer) = reader.placements(|key, residence| memory.restore(key, residence))?;
     memory.restored(proven, footer.complete);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::memory::{Memory, Residence};
 use super::pauses::Pauses;
+use super::randomness::Randomness;
 use super::replica::Replica;
 use crate::domain::{Mapping, PartitionKey};
 use crate::store::{Cursor, MAX_KEYS, Placements, StoreError};
@@ -20,6 +21,7 @@ pub struct Loader {
     pub replica: Arc<Replica>,
     pub placements: Arc<dyn Placements>,
     pub pauses: Pauses,
+    pub randomness: Randomness,
 }
 
 impl Loader {
@@ -105,6 +107,6 @@ impl Loader {
 
     async fn pause(&self, failures: u32, error: &StoreError) {
         tracing::warn!(%error, failures, "cannot read the routing table; trying again");
-        tokio::time::sleep(self.pauses.after(failures)).await;
+        tokio::time::sleep(self.pauses.after(failures, &self.randomness)).await;
     }
 }

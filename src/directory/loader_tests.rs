@@ -59,10 +59,19 @@ impl Rig {
             place(&store, placement(&format!("k{n}"), "a", 1), Expected::Absent).await;
         }
         let clock = Time::new().clock();
-        let memory = Arc::new(Memory::new(Mode::Whole, clock.clone()));
+        let memory = Arc::new(Memory::new(
+            Mode::Whole,
+            clock.clone(),
+            &crate::directory::randomness::Randomness::seeded(1),
+        ));
         let replica = Arc::new(Replica::new(store.clone(), memory, clock));
         let stop = CancellationToken::new();
-        let loader = Loader { replica: replica.clone(), placements: store.clone(), pauses: PAUSES };
+        let loader = Loader {
+            replica: replica.clone(),
+            placements: store.clone(),
+            pauses: PAUSES,
+            randomness: crate::directory::randomness::Randomness::seeded(1),
+        };
         let loading = tokio::spawn(loader.run(stop.clone()));
         let rig = Self { store, replica, stop, loading };
         rig.replica.catch_up().await.unwrap();

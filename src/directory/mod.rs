@@ -33,6 +33,7 @@ mod pauses;
 pub mod policy;
 #[cfg(test)]
 mod race_tests;
+mod randomness;
 mod reader;
 mod registry;
 mod replica;
@@ -62,6 +63,7 @@ pub use error::{Error, Refused};
 pub use feed::{Later, Position};
 pub use memory::{CellName, Memory, Mode as MemoryMode, Residence};
 pub use pauses::Pauses;
+pub use randomness::Randomness;
 pub use registry::Registry;
 pub use stack::{
     DecisionTrace, FallbackReason, Home, RouteOptions, RouteRequest, Routed, Source, StackSettings,
@@ -101,6 +103,7 @@ pub struct Ingredients {
     pub store: Store,
     pub policy: Arc<dyn AssignmentPolicy>,
     pub clock: Clock,
+    pub randomness: Randomness,
     pub metrics: DecisionMetrics,
     pub settings: Settings,
     /// Where what is held is saved, and what was found there. `None`: nowhere.
@@ -145,13 +148,14 @@ pub struct Placing {
 impl Directory {
     /// Makes a directory and starts its tasks, which end when `tasks` are stopped. Nothing is read yet: see [`Directory::ready`].
     pub fn start(ingredients: Ingredients, tasks: &Tasks) -> Self {
-        let Ingredients { store, policy, clock, metrics, settings, keep } = ingredients;
-        let replica = replica(&store, &settings, &clock, keep, tasks);
+        let Ingredients { store, policy, clock, randomness, metrics, settings, keep } = ingredients;
+        let replica = replica(&store, &settings, &clock, &randomness, keep, tasks);
         if settings.memory == MemoryMode::Whole {
             let loader = loader::Loader {
                 replica: Arc::clone(&replica),
                 placements: Arc::clone(&store.placements),
                 pauses: settings.stack.pauses,
+                randomness: randomness.clone(),
             };
             tasks.spawn("loader", |stop| loader.run(stop));
         }
@@ -161,6 +165,7 @@ impl Directory {
             journal: Arc::clone(&store.journal),
             policy: Arc::clone(&policy),
             clock: clock.clone(),
+            randomness: randomness.clone(),
             pauses: settings.stack.pauses,
             settings: settings.committer.clone(),
         };
@@ -190,6 +195,7 @@ impl Directory {
             replica: Arc::clone(&replica),
             changes: changes.clone(),
             clock: clock.clone(),
+            randomness,
             metrics,
             settings: settings.stack.clone(),
         });
@@ -470,13 +476,14 @@ fn replica(
     store: &Store,
     settings: &Settings,
     clock: &Clock,
+    randomness: &Randomness,
     keep: Option<keeper::Keep>,
     tasks: &Tasks,
 ) -> Arc<Replica> {
     let (files, recalled) = keep.map(keeper::Keep::into_parts).unwrap_or_default();
     let (memory, registry) = match recalled {
         Some(recalled) => (recalled.memory, Some(recalled.registry)),
-        None => (Memory::new(settings.memory, clock.clone()), None),
+        None => (Memory::new(settings.memory, clock.clone(), randomness), None),
     };
     let journal = Arc::clone(&store.journal);
     let replica = Arc::new(Replica::new(journal, Arc::new(memory), clock.clone()));

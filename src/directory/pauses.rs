@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::randomness::Randomness;
+
 /// How long to pause. Cheap to copy; every draw is independent, whoever draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pauses {
@@ -14,11 +16,11 @@ pub struct Pauses {
 impl Pauses {
     /// The pause after `failures` attempts that failed, the first being 1: at least the shortest, and between half and all of twice
     /// that, four times that, and so on up to the longest.
-    pub fn after(&self, failures: u32) -> Duration {
+    pub fn after(&self, failures: u32, randomness: &Randomness) -> Duration {
         let factor = 2u32.saturating_pow(failures);
         let most = self.shortest.saturating_mul(factor).min(self.longest);
         let least = (most / 2).max(self.shortest).min(most);
-        least + (most - least).mul_f64(rand::random())
+        least + (most - least).mul_f64(randomness.draw())
     }
 }
 
@@ -32,14 +34,15 @@ mod tests {
     fn pauses_double_up_to_the_longest_and_differ() {
         let pauses =
             Pauses { shortest: Duration::from_millis(10), longest: Duration::from_secs(1) };
+        let system = Randomness::system();
         for (failures, most) in [(1, 20), (2, 40), (3, 80), (6, 640), (7, 1000), (u32::MAX, 1000)] {
             let most = Duration::from_millis(most);
-            let drawn: HashSet<_> = (0..100).map(|_| pauses.after(failures)).collect();
+            let drawn: HashSet<_> = (0..100).map(|_| pauses.after(failures, &system)).collect();
             assert!(drawn.iter().all(|pause| (most / 2..=most).contains(pause)), "{failures}");
             assert!(drawn.len() > 50, "each draw is independent: {}", drawn.len());
         }
         let fixed =
             Pauses { shortest: Duration::from_millis(7), longest: Duration::from_millis(7) };
-        assert_eq!(fixed.after(1), Duration::from_millis(7));
+        assert_eq!(fixed.after(1, &system), Duration::from_millis(7));
     }
 }

@@ -4,7 +4,7 @@
 //! answer and then go together in one call. So the latency of a lone read is that of one call, and under load the number of calls grows with
 //! the table's latency instead of the number of callers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -71,6 +71,7 @@ pub async fn run(placements: Arc<dyn Placements>, queue: ReadQueue, stop: Cancel
     let mut wanted = Vec::with_capacity(MAX_KEYS);
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             Some(()) = flights.next(), if !flights.is_empty() => {}
             taken = queue.recv_many(&mut wanted, MAX_KEYS), if flights.len() < FLIGHTS => {
@@ -90,7 +91,8 @@ pub async fn run(placements: Arc<dyn Placements>, queue: ReadQueue, stop: Cancel
 /// Reads a batch and answers everybody.
 async fn read(placements: &dyn Placements, batch: Vec<Wanted>) {
     // Two callers may ask different questions of one key; a call names a key once.
-    let mut waiting: HashMap<PartitionKey, Vec<Wanted>> = HashMap::with_capacity(batch.len());
+    // In the order of the keys, so that a run can be repeated.
+    let mut waiting: BTreeMap<PartitionKey, Vec<Wanted>> = BTreeMap::new();
     for wanted in batch {
         waiting.entry(wanted.key.clone()).or_default().push(wanted);
     }

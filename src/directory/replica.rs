@@ -136,7 +136,14 @@ impl Replica {
             let next = entries.first().map(|entry| entry.sequence);
             if next != Some(applied.next()) && self.journal.trimmed().await? > applied {
                 let known = self.registry.load_full();
-                applied = self.load(known, head, Why::FellBehind).await?;
+                // Somebody else may have come further meanwhile, even beyond the head as it was: nobody goes back there.
+                match &known {
+                    Some(present) if present.journal() != head.journal => {
+                        return Err(StoreError::Throttled);
+                    }
+                    Some(present) if present.applied() > applied => applied = present.applied(),
+                    _ => applied = self.load(known, head, Why::FellBehind).await?,
+                }
                 continue;
             }
             let before = applied;
@@ -317,6 +324,7 @@ mod tests {
     use super::*;
     use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, now, placed, placement};
     use crate::directory::memory::{Mode, Residence};
+    use crate::directory::randomness::Randomness;
     use crate::domain::{CellId, Change, PartitionKey};
     use crate::store::memory::MemoryStore;
     use crate::store::{Commit, CommitOutcome, Write};
@@ -326,7 +334,7 @@ mod tests {
     }
 
     fn memory() -> Arc<Memory> {
-        Arc::new(Memory::new(Mode::Bounded(10_000), clock()))
+        Arc::new(Memory::new(Mode::Bounded(10_000), clock(), &Randomness::system()))
     }
 
     async fn append(store: &MemoryStore, entry: JournalEntry, writes: Vec<Write>) {

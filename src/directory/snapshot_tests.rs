@@ -302,7 +302,11 @@ async fn a_directory_has_one_writer() {
 #[tokio::test]
 async fn memory_that_is_ahead_of_its_sequence_comes_out_right() {
     let (store, clock) = (Faulty::new(), Time::new().clock());
-    let memory = Arc::new(Memory::new(MemoryMode::Whole, clock.clone()));
+    let memory = Arc::new(Memory::new(
+        MemoryMode::Whole,
+        clock.clone(),
+        &crate::directory::randomness::Randomness::seeded(1),
+    ));
     // `k` was vacated and placed anew meanwhile; `l` came and went.
     memory.restore(&key("k"), Residence::from(&placement("k", "b", 2)));
     memory.restored(clock.instant(), true);

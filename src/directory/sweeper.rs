@@ -33,6 +33,7 @@ impl Sweeper {
         let mut at = None;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }

@@ -17,8 +17,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use super::error::Error;
 use super::feed::{Later, Position};
 use super::memory::Residence;
@@ -91,7 +89,8 @@ pub struct Watcher {
     phase: Phase,
     /// All entries up to here have been sent, or are in the snapshot.
     position: Position,
-    moved: watch::Receiver<Position>,
+    /// How far the replica had come at the last look.
+    seen: Position,
     /// The cells have been sent.
     introduced: bool,
     /// It has been told how far it is.
@@ -111,7 +110,6 @@ impl Watcher {
         if replica.feed().position().journal != journal {
             return Err(Error::NotReady);
         }
-        let moved = replica.feed().subscribe();
         let position = options.resume.unwrap_or_else(|| replica.feed().position());
         let phase = match options.resume.is_some() || options.changes_only {
             true => Phase::Changes,
@@ -128,7 +126,7 @@ impl Watcher {
             cells,
             phase,
             position,
-            moved,
+            seen: position,
             introduced,
             told: false,
             caught_up: false,
@@ -214,7 +212,7 @@ impl Watcher {
     /// What follows the position.
     async fn look(&mut self) -> Result<Vec<Arc<JournalEntry>>, WatchEnd> {
         // Before the look: what comes in after it wakes the wait up at once.
-        self.moved.mark_unchanged();
+        self.seen = self.replica.feed().position();
         match self.replica.feed().after(self.position, ENTRIES) {
             Later::Entries(entries) => Ok(entries),
             Later::Nothing => Ok(Vec::new()),
@@ -228,12 +226,24 @@ impl Watcher {
         let heartbeat = tokio::time::Instant::now() + HEARTBEAT;
         while self.ahead_since.is_some() {
             let look_out = heartbeat.min(tokio::time::Instant::now() + LOOK_OUT);
-            let moved = tokio::time::timeout_at(look_out, self.moved.changed()).await.is_ok();
+            let moved = tokio::time::timeout_at(look_out, self.moved()).await.is_ok();
             if moved || self.whole_snapshot() || look_out == heartbeat {
                 return;
             }
         }
-        let _ = tokio::time::timeout_at(heartbeat, self.moved.changed()).await;
+        let _ = tokio::time::timeout_at(heartbeat, self.moved()).await;
+    }
+
+    /// Ends when this replica has come further than at the last look.
+    async fn moved(&self) {
+        let feed = self.replica.feed();
+        loop {
+            let further = feed.further();
+            if feed.position() != self.seen {
+                return;
+            }
+            further.await;
+        }
     }
 
     /// Whether a poll has shown this replica to be as far as the snapshot.

@@ -21,7 +21,11 @@ impl Rig {
     /// A replica that keeps so many changes for its watchers, in this mode, on a table with the cell `a`.
     async fn new(mode: MemoryMode, kept: usize) -> Self {
         let store = Faulty::new();
-        let memory = Arc::new(Memory::new(mode, Clock::system()));
+        let memory = Arc::new(Memory::new(
+            mode,
+            Clock::system(),
+            &crate::directory::randomness::Randomness::seeded(1),
+        ));
         let replica = Replica::new(store.clone(), memory, Clock::system());
         let replica = Arc::new(replica.with_feed(feed::Feed::keeping(kept)));
         let mut rig = Self { store, replica, written: 0 };

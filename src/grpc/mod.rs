@@ -32,10 +32,19 @@ use tower::ServiceBuilder;
 
 use crate::directory::Directory;
 use crate::proto::v1::cell_admin_server::CellAdminServer;
-use crate::proto::v1::cell_directory_server::CellDirectoryServer;
+use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer};
 use crate::telemetry::OverloadMetrics;
 use crate::telemetry::rpc::RpcTracer;
 use admission::{Admission, AdmissionLayer};
+
+/// `cells.v1.CellDirectory` on a directory, without layers and without a server: for whoever brings a transport of his own.
+pub fn service(
+    directory: Directory,
+    admission: AdmissionSettings,
+    draining: CancellationToken,
+) -> impl CellDirectory<WatchStream = watch::WatchStream> {
+    directory::DirectoryService { directory, admission: Admission::new(admission), draining }
+}
 
 type Directories = CellDirectoryServer<directory::DirectoryService>;
 type Admins = CellAdminServer<admin::AdminService>;

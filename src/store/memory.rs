@@ -154,6 +154,9 @@ impl Journal for MemoryStore {
         limit: usize,
     ) -> Result<Vec<JournalEntry>, StoreError> {
         let state = self.state.lock();
+        if after < state.trimmed {
+            return Ok(Vec::new());
+        }
         let entries = state.entries.range((Bound::Excluded(after), Bound::Unbounded));
         Ok(entries.take(limit).map(|(_, entry)| entry.clone()).collect())
     }

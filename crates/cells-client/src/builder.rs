@@ -223,8 +223,11 @@ impl Builder {
         }
         if core.options.wait {
             let waited = core.options.connect_timeout;
-            let is_ready = tokio::time::timeout(waited, ready.wait_for(|ready| *ready)).await;
-            if !matches!(is_ready, Ok(Ok(_))) {
+            // Nothing of it is held across the next `await`: callers connect in tasks of their own.
+            let is_ready = tokio::time::timeout(waited, ready.wait_for(|ready| *ready))
+                .await
+                .is_ok_and(|ready| ready.is_ok());
+            if !is_ready {
                 directory.close().await;
                 return Err(Error::NotReady { waited });
             }
@@ -240,7 +243,7 @@ async fn assemble(
 ) -> Result<Arc<Core>, Error> {
     let floors = Arc::new(Floors::new());
     let memory = match options.mode {
-        Mode::Whole => Memory::whole(),
+        Mode::Whole => Memory::whole(options.seed),
         Mode::Bounded { capacity } => Memory::bounded(capacity, floors.clone(), options.seed),
     };
     let shared = Arc::new(Shared {

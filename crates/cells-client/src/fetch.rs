@@ -254,7 +254,13 @@ async fn rounds(
             }
             Err(failure) => return Err(failure),
         };
-        match core.follower.lock().settle(core.shared.now(), &asking.ticket, &fetched, false) {
+        let settled =
+            core.follower.lock().settle(core.shared.now(), &asking.ticket, &fetched, false);
+        match settled {
+            // What is held is below what was asked for, and what was fetched cannot be told from another journal's.
+            Settled::Answer(resolved)
+                if resolved.source != Source::Fallback
+                    && resolved.held.epoch < question.min_epoch => {}
             Settled::Answer(resolved) => return Ok(resolved),
             Settled::Doubtful { epoch } => {
                 min_epoch = min_epoch.max(epoch.saturating_add(1));

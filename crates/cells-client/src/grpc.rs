@@ -146,7 +146,7 @@ fn no_endpoint() -> Failure {
 
 /// The one place where a status is judged.
 #[allow(clippy::needless_pass_by_value)]
-fn failure(status: Status) -> Failure {
+pub fn failure(status: Status) -> Failure {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
     let kind = match (status.code(), reason.as_str()) {

@@ -101,6 +101,7 @@ pub use crate::options::{FallbackCell, Hedge, MAX_CAPACITY, MAX_ENDPOINTS, Mode}
 pub mod testing {
     pub use crate::clock::{Clock, SystemClock};
     pub use crate::error::{Failure, FailureKind};
+    pub use crate::grpc::failure;
     pub use crate::proto;
     pub use crate::transport::{BoxFuture, Transport, WatchStream};
 }

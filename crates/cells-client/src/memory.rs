@@ -51,8 +51,8 @@ pub(crate) enum Memory {
 }
 
 impl Memory {
-    pub fn whole() -> Self {
-        Self::Whole(CompactMap::new())
+    pub fn whole(seed: Option<u64>) -> Self {
+        Self::Whole(seed.map_or_else(CompactMap::new, CompactMap::seeded))
     }
 
     pub fn bounded(capacity: usize, floors: Arc<Floors>, seed: Option<u64>) -> Self {

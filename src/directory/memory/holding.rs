@@ -24,6 +24,10 @@ pub enum Holding {
 }
 
 impl Holding {
+    pub fn whole(seed: Option<u64>) -> Self {
+        Holding::Whole(Box::new(seed.map_or_else(CompactMap::new, CompactMap::seeded)))
+    }
+
     #[inline]
     pub fn get(&self, key: &str) -> Option<Slot> {
         match self {

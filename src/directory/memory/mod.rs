@@ -39,6 +39,7 @@ use tokio::sync::Notify;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::clock::Clock;
+use super::randomness::Randomness;
 use crate::domain::{Change, Epoch, Mapping, PartitionKey, Placement, Sequence};
 use crate::mutants::{self, Mutant};
 use holding::{Bounded, Holding, bounded};
@@ -69,7 +70,7 @@ pub struct Held {
     pub residence: Residence,
     /// The table said so at this moment or later.
     pub as_of: Instant,
-    /// Every change of the tenant up to this entry is taken in.
+    /// Every change of the tenant up to this entry is taken in; [`Sequence::START`] where the journal does not vouch for it.
     pub sequence: Sequence,
     /// `false`: the journal does not vouch for it any more. Good only where the table does not answer.
     pub trusted: bool,
@@ -136,9 +137,10 @@ struct ReadsUnderWay {
 }
 
 impl Memory {
-    pub fn new(mode: Mode, clock: Clock) -> Self {
+    /// `randomness`: what decides the order in which a whole table is gone through.
+    pub fn new(mode: Mode, clock: Clock, randomness: &Randomness) -> Self {
         let holding = match mode {
-            Mode::Whole => Holding::Whole(Box::default()),
+            Mode::Whole => Holding::whole(randomness.seed()),
             Mode::Bounded(capacity) => Holding::Bounded(bounded(capacity)),
         };
         let origin = clock.instant();
@@ -170,9 +172,10 @@ impl Memory {
         let sequence = self.applied();
         let Slot { residence, generation, current_at } = self.holding.get(key)?;
         let trusted = generation == self.generation.load(Ordering::Acquire);
-        let proven_at = match trusted {
-            true => proven_at,
-            false => self.proven_before.load(Ordering::Acquire),
+        let (proven_at, sequence) = match trusted {
+            true => (proven_at, sequence),
+            // Whatever came in the hole is not taken in.
+            false => (self.proven_before.load(Ordering::Acquire), Sequence::START),
         };
         let current_at = match current_at {
             // Only what a proof says is known. It may lie before the origin.

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::{Held, Memory, Mode, Residence};
 use crate::directory::clock::Clock;
 use crate::directory::fixtures::{key, now, placed, placement};
+use crate::directory::randomness::Randomness;
 use crate::domain::{Change, Mapping};
 
 fn put(epoch: u64) -> Change {
@@ -33,7 +34,7 @@ fn memory() -> Arc<Memory> {
 }
 
 fn memory_of(mode: Mode) -> Arc<Memory> {
-    Arc::new(Memory::new(mode, Clock::from_fn(now)))
+    Arc::new(Memory::new(mode, Clock::from_fn(now), &Randomness::system()))
 }
 
 #[test]

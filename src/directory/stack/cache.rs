@@ -275,6 +275,7 @@ mod tests {
     use crate::directory::fixtures::stage::Time;
     use crate::directory::fixtures::{key, now, placed, placement};
     use crate::directory::memory::Mode;
+    use crate::directory::randomness::Randomness;
     use crate::domain::{CellId, Change, Epoch, Placement};
     use crate::store::StoreError;
 
@@ -283,7 +284,7 @@ mod tests {
     }
 
     fn memory() -> Arc<Memory> {
-        Arc::new(Memory::new(Mode::Bounded(100), Time::new().clock()))
+        Arc::new(Memory::new(Mode::Bounded(100), Time::new().clock(), &Randomness::system()))
     }
 
     fn told(epoch: u64) -> Change {
@@ -349,7 +350,8 @@ mod tests {
         let ahead = Arc::new(Mutex::new(Duration::ZERO));
         let at = ahead.clone();
         let clock = time.clock().with_instant(move || started + *at.lock());
-        let memory = Arc::new(Memory::new(Mode::Bounded(100), clock.clone()));
+        let memory =
+            Arc::new(Memory::new(Mode::Bounded(100), clock.clone(), &Randomness::system()));
         let inner = Inner::answering(Err(Refused::PlacementNotFound.into()), Duration::ZERO);
         let mut service =
             CacheLayer::new(memory.clone(), clock, Duration::ZERO).layer(inner.clone());

@@ -33,6 +33,7 @@ use super::error::Error;
 use super::memory::Residence;
 use super::pauses::Pauses;
 use super::policy::Candidate;
+use super::randomness::Randomness;
 use super::reader::Reads;
 use super::replica::Replica;
 use crate::domain::{CellId, Constraints, Epoch, Mapping, PartitionKey, Sequence};
@@ -199,6 +200,7 @@ pub struct Parts {
     pub replica: Arc<Replica>,
     pub changes: Changes,
     pub clock: Clock,
+    pub randomness: Randomness,
     pub metrics: DecisionMetrics,
     pub settings: StackSettings,
 }
@@ -231,7 +233,7 @@ pub type RouteService = trace::Trace<
 
 /// Stacks the layers. A request meets them from top to bottom.
 pub fn stack(parts: Parts) -> RouteService {
-    let Parts { reads, replica, changes, clock, metrics, settings } = parts;
+    let Parts { reads, replica, changes, clock, randomness, metrics, settings } = parts;
     let memory = Arc::clone(replica.memory());
     ServiceBuilder::new()
         // Sees every decision, guesses included, and is under the caller's trace.
@@ -249,9 +251,10 @@ pub fn stack(parts: Parts) -> RouteService {
         // The only place that repeats calls: the SDK's own retries are off.
         .layer(retry::layer(
             settings.pauses,
+            randomness.clone(),
             settings.attempts,
             settings.retry_ratio,
             settings.retry_floor,
         ))
-        .service(table::Table::new(reads, changes, clock))
+        .service(table::Table::new(reads, changes, clock, randomness))
 }

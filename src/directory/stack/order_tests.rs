@@ -58,6 +58,7 @@ impl Rig {
             replica: stage.replica.clone(),
             changes: stage.changes.clone(),
             clock: stage.time.clock(),
+            randomness: Randomness::system(),
             metrics: DecisionMetrics::new(&provider.meter("test")),
             settings: StackSettings {
                 default_cell: Some(CellId::new("default").unwrap()),

@@ -12,6 +12,7 @@ use tower::retry::{Policy, RetryLayer};
 use super::{Answer, RouteRequest, Routed};
 use crate::directory::error::Error;
 use crate::directory::pauses::Pauses;
+use crate::directory::randomness::Randomness;
 
 /// How long the budget remembers requests, in seconds.
 const BUDGET_WINDOW_SECONDS: u64 = 10;
@@ -20,16 +21,24 @@ const BUDGET_WINDOW_SECONDS: u64 = 10;
 pub struct RetryPolicy {
     budget: Arc<TpsBudget>,
     pauses: Pauses,
+    randomness: Randomness,
     failures: u32,
     attempts: u32,
 }
 
 /// `attempts` counts the first one. `ratio`: retries as a share of requests, above `floor` a second.
-pub fn layer(pauses: Pauses, attempts: u32, ratio: f32, floor: u32) -> RetryLayer<RetryPolicy> {
+pub fn layer(
+    pauses: Pauses,
+    randomness: Randomness,
+    attempts: u32,
+    ratio: f32,
+    floor: u32,
+) -> RetryLayer<RetryPolicy> {
     let window = std::time::Duration::from_secs(BUDGET_WINDOW_SECONDS);
     RetryLayer::new(RetryPolicy {
         budget: Arc::new(TpsBudget::new(window, floor, ratio)),
         pauses,
+        randomness,
         failures: 0,
         attempts,
     })
@@ -52,7 +61,7 @@ impl Policy<RouteRequest, Routed, Error> for RetryPolicy {
         if !worth_it || self.failures >= self.attempts || !self.budget.withdraw() {
             return None;
         }
-        Some(tokio::time::sleep(self.pauses.after(self.failures)))
+        Some(tokio::time::sleep(self.pauses.after(self.failures, &self.randomness)))
     }
 
     fn clone_request(&mut self, request: &RouteRequest) -> Option<RouteRequest> {
@@ -76,7 +85,7 @@ mod tests {
         Pauses { shortest: Duration::from_millis(10), longest: Duration::from_millis(80) };
 
     fn retry(inner: &Inner, attempts: u32, ratio: f32, floor: u32) -> Retry<RetryPolicy, Inner> {
-        layer(PAUSES, attempts, ratio, floor).layer(inner.clone())
+        layer(PAUSES, Randomness::system(), attempts, ratio, floor).layer(inner.clone())
     }
 
     fn failing(error: Error) -> Inner {
@@ -123,7 +132,7 @@ mod tests {
             (1000, 0.0, 1, 10),
         ] {
             let dead = failing(StoreError::Unreachable.into());
-            let policy = layer(PAUSES, 3, ratio, floor);
+            let policy = layer(PAUSES, Randomness::system(), 3, ratio, floor);
             let mut well = policy.layer(Inner::answering(found("k", 1), Duration::ZERO));
             for _ in 0..successes {
                 assert!(well.call(look_up("k")).await.is_ok());

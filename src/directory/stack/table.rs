@@ -14,6 +14,7 @@ use crate::directory::committer::Changes;
 use crate::directory::draft::{Action, Command, Destination, Outcome};
 use crate::directory::error::{Error, Refused};
 use crate::directory::memory::Residence;
+use crate::directory::randomness::Randomness;
 use crate::directory::reader::Reads;
 use crate::domain::{Mapping, Placement};
 
@@ -24,11 +25,12 @@ struct Parts {
     reads: Reads,
     changes: Changes,
     clock: Clock,
+    randomness: Randomness,
 }
 
 impl Table {
-    pub fn new(reads: Reads, changes: Changes, clock: Clock) -> Self {
-        Self(Arc::new(Parts { reads, changes, clock }))
+    pub fn new(reads: Reads, changes: Changes, clock: Clock, randomness: Randomness) -> Self {
+        Self(Arc::new(Parts { reads, changes, clock, randomness }))
     }
 }
 
@@ -90,7 +92,7 @@ impl Parts {
                 assumed: mapping,
                 destination: Destination::Best {
                     constraints: Arc::clone(&request.options.constraints),
-                    entropy: rand::random(),
+                    entropy: self.randomness.draw(),
                 },
                 since: None,
                 expires: None,

@@ -153,7 +153,7 @@ impl Follower {
     /// A piece of a picture in the making.
     fn on_snapshot(&mut self, now: Moment, message: WatchResponse) -> Result<(), Failure> {
         let building = self.building.get_or_insert_with(|| Building {
-            memory: Memory::whole(),
+            memory: Memory::whole(self.options.seed),
             journal_id: message.journal_id.clone(),
         });
         if building.journal_id != message.journal_id {

@@ -183,9 +183,15 @@ impl Follower {
             attached(generation, picture.generation) && present.epoch < held.epoch
         });
         let exact = same && quiet && fetched.source != Source::Override && (up_to_date || beyond);
+        // A higher epoch of this journal is the later truth, though the picture it was asked for has gone: it is kept without a lease.
+        let later = quiet
+            && fetched.source != Source::Override
+            && ticket.core.generation >= self.journal_generation
+            && known.is_some_and(|(present, _)| present.epoch < held.epoch);
         if let Some((present, generation)) = known
             && attached(generation, picture.generation)
             && !exact
+            && !later
         {
             // Of the same epoch, and the Watch may know a later mode of it; or of another journal.
             return Settled::Answer(match fetched.source {

@@ -139,7 +139,7 @@ fn name(key: u8) -> String {
 fn shared(mode: Mode) -> Arc<Shared> {
     let floors = Arc::new(Floors::new());
     let memory = match mode {
-        Mode::Whole => Memory::whole(),
+        Mode::Whole => Memory::whole(None),
         Mode::Bounded { capacity } => Memory::bounded(capacity, floors.clone(), Some(7)),
     };
     Arc::new(Shared {

@@ -50,7 +50,7 @@ impl Story {
     fn new(mode: Mode, endpoints: usize) -> Self {
         let floors = Arc::new(Floors::new());
         let memory = match mode {
-            Mode::Whole => Memory::whole(),
+            Mode::Whole => Memory::whole(None),
             Mode::Bounded { capacity } => Memory::bounded(capacity, floors.clone(), Some(1)),
         };
         let shared = Arc::new(Shared {
