@@ -217,8 +217,15 @@ pub fn lease_duration(
     }
     let field = "cluster.lease_duration";
     let lease = lease.ok_or_else(|| missing(field))?;
-    // Out of range as a duration: out of range as a lease, too.
-    let lease = std::time::Duration::try_from(lease).unwrap_or(std::time::Duration::MAX);
+    // By hand: the library's own conversion panics on the least of all seconds.
+    let seconds = u64::try_from(lease.seconds);
+    let nanos = u32::try_from(lease.nanos);
+    let lease = match (seconds, nanos) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => {
+            std::time::Duration::new(seconds, nanos)
+        }
+        _ => std::time::Duration::MAX,
+    };
     checked(field, LeaseDuration::new(lease))
 }
 

@@ -300,8 +300,9 @@ fn lease(cluster: &DynamicMessage) -> Option<Fault> {
     let lease = lease.as_message().unwrap();
     let seconds = lease.get_field_by_name("seconds").unwrap().as_i64().unwrap();
     let nanos = lease.get_field_by_name("nanos").unwrap().as_i32().unwrap();
+    let well_formed = (0..1_000_000_000).contains(&nanos);
     let nanos = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-    let good = (0..=60_000_000_000).contains(&nanos) && nanos % 1_000_000 == 0;
+    let good = well_formed && (0..=60_000_000_000).contains(&nanos) && nanos % 1_000_000 == 0;
     (!good).then_some(("INVALID_LEASE_DURATION", field))
 }
 

@@ -34,7 +34,7 @@ impl Traced {
         celld.args(["--listen", "127.0.0.1:0", "--otlp-endpoint", collector]);
         // Bounded memory reads the table for a tenant that it does not hold: the longest way that a decision takes.
         celld.args(["--metrics-interval", "200ms", "--drain-timeout", "2s"]);
-        celld.args(["--memory-mode", "bounded"]).args(more);
+        celld.args(["--memory-mode", "bounded", "--snapshot-interval", "0s"]).args(more);
         celld.stderr(Stdio::from(log.reopen().unwrap()));
         Self { celld: Celld::start(celld), log }
     }
