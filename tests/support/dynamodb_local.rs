@@ -102,10 +102,11 @@ fn spawn(lib: &Path, storage: Storage<'_>, port: u16) -> Child {
     command.args(["-c", SHELL, "sh", "java", "-Xmx512m", "-XX:+UseSerialGC"]);
     command.arg(format!("-Djava.library.path={}", lib.display()));
     command.arg(format!("-Dsqlite4java.library.path={}", lib.display()));
-    // The engine leaves a copy of its native library behind at each start: here, where it goes with the tools.
+    // The engine leaves a copy of its native library behind at each start, and a note to itself where it is started: here, where they
+    // go with the tools.
     let scratch = lib.with_file_name("tmp");
     std::fs::create_dir_all(&scratch).expect("a directory for temporary files");
-    command.arg(format!("-Djava.io.tmpdir={}", scratch.display()));
+    command.arg(format!("-Djava.io.tmpdir={}", scratch.display())).current_dir(&scratch);
     command.arg("-cp").arg(lib.join("*"));
     command.arg("com.amazonaws.services.dynamodbv2.local.main.ServerRunner");
     match storage {
