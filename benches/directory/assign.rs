@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -34,7 +34,10 @@ pub fn run(options: &Options) {
     println!(
         "new keys, {CALLERS} callers: single conditional puts, and assignments through gRPC with their journal"
     );
-    println!("{:<28} {:>10} {:>14} {:>7}", "", "puts/s", "assignments/s", "ratio");
+    println!(
+        "{:<28} {:>10} {:>14} {:>7}   cpu of each, assignments an entry",
+        "", "puts/s", "assignments/s", "ratio"
+    );
     for engine in &options.engines {
         let directory = tempfile::tempdir().unwrap();
         match engine {
@@ -82,6 +85,7 @@ fn compare(options: &Options, name: &str, endpoint: String) {
         // The first pair warms up.
         for round in 0..=options.rounds {
             let puts = put(&client, bare.mappings(), &next, options.duration).await;
+            let before = service.directory.standing().unwrap().position.sequence.get();
             let counter = Arc::clone(&next);
             let assign = move |mut client: load::Client, _| {
                 let number = counter.fetch_add(1, Ordering::Relaxed);
@@ -98,50 +102,52 @@ fn compare(options: &Options, name: &str, endpoint: String) {
             };
             let streams = CALLERS / clients.len();
             let figures = load::measure(&clients, streams, options.duration, assign).await;
+            let entries =
+                (service.directory.standing().unwrap().position.sequence.get() - before) as f64;
             if round > 0 {
-                pairs.push((puts, figures.per_second));
+                pairs.push((puts, figures, figures.calls as f64 / entries));
             }
         }
-        let puts = median(pairs.iter().map(|pair| pair.0).collect());
-        let assignments = median(pairs.iter().map(|pair| pair.1).collect());
-        let ratio = median(pairs.iter().map(|pair| pair.1 / pair.0).collect());
-        println!("{name:<28} {puts:>10.0} {assignments:>14.0} {ratio:>7.2}");
+        let middle = |pick: fn(&(load::Figures, load::Figures, f64)) -> f64| {
+            median(pairs.iter().map(pick).collect())
+        };
+        println!(
+            "{name:<28} {:>10.0} {:>14.0} {:>7.2}   {:.0} us, {:.0} us, {:.1}",
+            middle(|pair| pair.0.per_second),
+            middle(|pair| pair.1.per_second),
+            middle(|pair| pair.1.per_second / pair.0.per_second),
+            middle(|pair| pair.0.cpu.as_secs_f64() * 1e6),
+            middle(|pair| pair.1.cpu.as_secs_f64() * 1e6),
+            middle(|pair| pair.2),
+        );
     });
 }
 
-/// Single conditional puts of items like ours. A second.
-async fn put(client: &Client, table: &str, next: &Arc<AtomicU64>, duration: Duration) -> f64 {
-    let began = Instant::now();
-    let mut callers = Vec::new();
-    for _ in 0..CALLERS {
-        let (client, table, next) = (client.clone(), table.to_owned(), Arc::clone(next));
-        callers.push(tokio::spawn(async move {
-            let mut done = 0u64;
-            while began.elapsed() < duration {
-                let text = |text: &str| AttributeValue::S(text.to_owned());
-                let key = load::key(next.fetch_add(1, Ordering::Relaxed));
-                client
-                    .put_item()
-                    .table_name(&table)
-                    .item("PartitionKey", text(&key))
-                    .item("CellId", text("cell-a"))
-                    .item("CreatedAt", text("2026-01-01T00:00:00.000Z"))
-                    .item("LastUpdated", text("2026-01-01T00:00:00.000Z"))
-                    .item("Epoch", AttributeValue::N("1".to_owned()))
-                    .item("WriteMode", text("DIRECT"))
-                    .item("BegunBy", text("ASSIGNED"))
-                    .condition_expression("attribute_not_exists(PartitionKey)")
-                    .send()
-                    .await
-                    .unwrap();
-                done += 1;
-            }
-            done
-        }));
-    }
-    let mut done = 0;
-    for caller in callers {
-        done += caller.await.unwrap();
-    }
-    done as f64 / began.elapsed().as_secs_f64()
+/// Single conditional puts of items like ours.
+async fn put(
+    client: &Client,
+    table: &str,
+    next: &Arc<AtomicU64>,
+    duration: Duration,
+) -> load::Figures {
+    let (client, table, next) = (client.clone(), table.to_owned(), Arc::clone(next));
+    let put = move |_| {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let key = load::key(next.fetch_add(1, Ordering::Relaxed));
+        let put = client
+            .put_item()
+            .table_name(&table)
+            .item("PartitionKey", text(&key))
+            .item("CellId", text("cell-a"))
+            .item("CreatedAt", text("2026-01-01T00:00:00.000Z"))
+            .item("LastUpdated", text("2026-01-01T00:00:00.000Z"))
+            .item("Epoch", AttributeValue::N("1".to_owned()))
+            .item("WriteMode", text("DIRECT"))
+            .item("BegunBy", text("ASSIGNED"))
+            .condition_expression("attribute_not_exists(PartitionKey)");
+        async move {
+            put.send().await.unwrap();
+        }
+    };
+    load::repeat(std::iter::repeat_n(put, CALLERS), duration).await
 }

@@ -1,12 +1,11 @@
 //! The load: closed loops over some connections, each with some calls under way.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cell_directory::proto::v1;
 use cell_directory::proto::v1::cell_directory_client::CellDirectoryClient;
+use cpu_time::ProcessTime;
 use tonic::transport::{Channel, Endpoint};
 
 pub type Client = CellDirectoryClient<Channel>;
@@ -51,12 +50,15 @@ impl Numbers {
 /// What one measurement came to.
 #[derive(Debug, Clone, Copy)]
 pub struct Figures {
+    pub calls: usize,
     pub per_second: f64,
     pub p50: Duration,
     pub p99: Duration,
+    /// Processor time of one call, of all threads of this process: servers, engine and load.
+    pub cpu: Duration,
 }
 
-/// Calls for a while and counts.
+/// Calls for a while, `streams` calls at a time on each connection, and counts.
 pub async fn measure<F, T>(
     clients: &[CellDirectoryClient<Channel>],
     streams: usize,
@@ -67,37 +69,49 @@ where
     F: Fn(CellDirectoryClient<Channel>, u64) -> T + Clone + Send + Sync + 'static,
     T: Future<Output = ()> + Send,
 {
-    let done = Arc::new(AtomicU64::new(0));
-    let until = Instant::now() + duration;
-    let began = Instant::now();
+    let on = |client: &CellDirectoryClient<Channel>| {
+        let (client, call) = (client.clone(), call.clone());
+        move |number| call(client.clone(), number)
+    };
+    repeat(clients.iter().flat_map(|client| (0..streams).map(move |_| on(client))), duration).await
+}
+
+/// Lets callers call for a while, each one call after the other, and counts.
+pub async fn repeat<F, T>(callers: impl Iterator<Item = F>, duration: Duration) -> Figures
+where
+    F: Fn(u64) -> T + Send + 'static,
+    T: Future<Output = ()> + Send,
+{
+    let (began, cpu) = (Instant::now(), ProcessTime::now());
+    let until = began + duration;
     let mut loops = Vec::new();
-    for (at, client) in clients.iter().enumerate() {
-        for stream in 0..streams {
-            let (client, call, done) = (client.clone(), call.clone(), Arc::clone(&done));
-            let seed = (at * 1000 + stream) as u64 ^ began.elapsed().as_nanos() as u64;
-            loops.push(tokio::spawn(async move {
-                let mut numbers = Numbers(seed);
-                let mut latencies = Vec::new();
-                while Instant::now() < until {
-                    let sent = Instant::now();
-                    call(client.clone(), numbers.next()).await;
-                    latencies.push(sent.elapsed());
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-                latencies
-            }));
-        }
+    for (at, call) in callers.enumerate() {
+        let seed = (at * 1000) as u64 ^ began.elapsed().as_nanos() as u64;
+        loops.push(tokio::spawn(async move {
+            let mut numbers = Numbers(seed);
+            let mut latencies = Vec::new();
+            while Instant::now() < until {
+                let sent = Instant::now();
+                call(numbers.next()).await;
+                latencies.push(sent.elapsed());
+            }
+            latencies
+        }));
     }
     let mut latencies = Vec::new();
     for each in loops {
         latencies.extend(each.await.unwrap());
     }
+    let (took, cpu) = (began.elapsed(), cpu.elapsed());
     latencies.sort();
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    let calls = latencies.len();
     Figures {
-        per_second: done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64(),
+        calls,
+        per_second: calls as f64 / took.as_secs_f64(),
         p50: at(0.5),
         p99: at(0.99),
+        cpu: cpu.div_f64(calls as f64),
     }
 }
 

@@ -90,7 +90,8 @@ fn compare<F, T>(
                 median(pairs.iter().map(|pair| pick(&pair[side])).collect())
             };
             let (p50, p99) = (of(|f| f.p50.as_secs_f64()), of(|f| f.p99.as_secs_f64()));
-            format!("{:.0}/{:.0} us", p50 * 1e6, p99 * 1e6)
+            let cpu = of(|f| f.cpu.as_secs_f64());
+            format!("{:.0}/{:.0}/{:.0} us", p50 * 1e6, p99 * 1e6, cpu * 1e6)
         };
         println!(
             "{name:<34} {:>12.0} {:>12.0} {ratio:>7.3}   {}, {}",

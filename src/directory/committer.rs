@@ -4,10 +4,7 @@
 //! of a change, and the rate of changes grows with the load instead of the rate of transactions. (The idea is that of a database's
 //! log: D. DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984.)
 //!
-//! *Waiting for companions.* Callers who were answered together ask again together, a little later than the first of them: an entry that
-//! left at once would carry few, and the others would wait for it. So after an entry of many the next one waits for about as many, for
-//! a fraction of what a commit takes; a lone command never waits. (PostgreSQL's `commit_delay` and `commit_siblings` do the same
-//! with a fixed time.)
+//! *Waiting for companions*, see [`crowd`].
 //!
 //! *Leaving others their turn.* Whoever loses the race for the head must read what won and try again, and meanwhile the winner, who need not
 //! read, has committed once more: it could win for ever. So a replica that knows of others pauses after each entry of its own.
@@ -29,6 +26,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+mod crowd;
+
+use self::crowd::Crowd;
 use super::clock::Clock;
 use super::commit_span;
 use super::draft::{Command, Draft, Drafted, Outcome};
@@ -43,16 +43,6 @@ use crate::telemetry::propagation;
 
 /// Most commands that wait for the task to take them up.
 const QUEUE: usize = 4096;
-
-/// From how many commands an entry is taken for one of a crowd, whose members come back together.
-const CROWD: usize = 4;
-
-/// The share of a crowd that is waited for, and of the last commit's duration for which it is.
-const CROWD_SHARE: f64 = 0.9;
-const PATIENCE_SHARE: u32 = 4;
-
-/// Longest wait for a crowd.
-const MAX_PATIENCE: Duration = Duration::from_millis(5);
 
 /// Most commands taken up at once: more than an entry holds, so that deferred ones do not keep others waiting.
 const BACKLOG: usize = 256;
@@ -105,10 +95,7 @@ impl Changes {
         let caller = propagation::current();
         let waiting =
             Waiting { command, reply, redrafts: 0, current: false, checked: false, caller };
-        self.queue.try_send(waiting).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => Error::NotReady,
-        })?;
+        self.queue.try_send(waiting)?;
         // The task answers all that it takes up, unless it panics.
         answer.await.unwrap_or(Err(Error::OutcomeUnknown))
     }
@@ -132,10 +119,7 @@ struct Task {
     limit: usize,
     /// Commands in a row that the store turned down though they stood alone.
     lone_failures: u32,
-    /// Commands of the last entry, with those that waited when it was committed.
-    crowd: usize,
-    /// What the last commit took.
-    commit_took: Duration,
+    crowd: Crowd,
     /// The last entry of its own.
     last_own: Sequence,
     /// Until when other replicas are taken to commit, too.
@@ -144,6 +128,16 @@ struct Task {
 
 /// A command in a draft and what it comes to if the draft is committed.
 type Included = (Waiting, Outcome);
+
+/// What became of a backlog.
+#[derive(Default)]
+struct Sorted {
+    included: Vec<Included>,
+    /// Refused for good, unless they repeat a request that was done.
+    refused: Vec<(Waiting, Refused)>,
+    /// Some are refused as this replica knows the journal, which may have gone on.
+    doubtful: bool,
+}
 
 /// What became of an entry.
 enum Ended {
@@ -179,8 +173,7 @@ impl Committer {
             parts: self,
             limit: MAX_WRITES,
             lone_failures: 0,
-            crowd: 0,
-            commit_took: Duration::ZERO,
+            crowd: Crowd::default(),
             last_own: Sequence::START,
             rivals_until: None,
         };
@@ -216,99 +209,112 @@ fn take_up(queue: &mut mpsc::Receiver<Waiting>, backlog: &mut VecDeque<Waiting>)
 }
 
 impl Task {
-    /// Takes up what waits, and waits for companions where the last entry had many.
+    /// Takes up what waits, and waits for companions where that is worth it.
     async fn gather(
         &mut self,
         queue: &mut mpsc::Receiver<Waiting>,
         backlog: &mut VecDeque<Waiting>,
     ) {
         take_up(queue, backlog);
-        if self.crowd >= CROWD {
-            // Those who were answered, and those who waited meanwhile.
-            let crowd = (self.crowd + backlog.len()).min(self.limit);
-            let enough = (crowd as f64 * CROWD_SHARE) as usize;
-            let patience = (self.commit_took / PATIENCE_SHARE).min(MAX_PATIENCE);
-            let until = tokio::time::Instant::now() + patience;
-            while backlog.len() < enough
-                && let Ok(Some(waiting)) = tokio::time::timeout_at(until, queue.recv()).await
-            {
-                backlog.push_back(waiting);
-                take_up(queue, backlog);
-            }
+        let Some(wait) = self.crowd.wait(backlog.len(), self.limit) else { return };
+        let until = tokio::time::Instant::now() + wait.longest;
+        while backlog.len() < wait.enough
+            && let Ok(Some(waiting)) = tokio::time::timeout_at(until, queue.recv()).await
+        {
+            backlog.push_back(waiting);
+            take_up(queue, backlog);
         }
-        self.crowd = 0;
+        self.crowd.waited(backlog.len() >= wait.enough);
     }
 
     /// Drafts an entry from the backlog, commits it, and answers. What did not fit, or must be drafted again, stays.
     async fn round(&mut self, backlog: &mut VecDeque<Waiting>) {
-        let parts = &self.parts;
-        let registry = match parts.replica.registry() {
+        let registry = match self.parts.replica.registry() {
             Ok(registry) => registry,
             Err(error) => return refuse_all(backlog.drain(..), &error),
         };
         if registry.applied() > self.last_own && self.last_own > Sequence::START {
-            self.rivals_until = Some(tokio::time::Instant::now() + RIVALS_STAY);
+            self.meet_rivals();
         }
         let mut draft = Draft::new(
-            &*parts.policy,
+            &*self.parts.policy,
             &registry,
-            parts.clock.now(),
-            parts.settings.request_retention,
+            self.parts.clock.now(),
+            self.parts.settings.request_retention,
         );
-        let mut included: Vec<Included> = Vec::new();
-        let mut rest = VecDeque::new();
-        let mut refused: Vec<(Waiting, Refused)> = Vec::new();
-        let mut doubtful = false;
-        let only_checked = backlog.iter().any(|waiting| waiting.checked);
-        for waiting in backlog.drain(..) {
-            if waiting.reply.is_closed() {
-                continue;
-            }
-            if (only_checked && !waiting.checked) || included.len() >= self.limit {
-                rest.push_back(waiting);
-                continue;
-            }
-            match draft.add(&waiting.command) {
-                Drafted::Included(outcome) => included.push((waiting, outcome)),
-                Drafted::Settled(Err(_)) if !waiting.current => {
-                    doubtful = true;
-                    rest.push_back(waiting);
-                }
-                Drafted::Settled(Err(refusal)) if waiting.command.request.is_some() => {
-                    refused.push((waiting, refusal));
-                }
-                Drafted::Settled(answer) => waiting.answer(answer.map_err(Error::from)),
-                Drafted::Deferred => rest.push_back(waiting),
-            }
-        }
-        *backlog = rest;
+        let sorted = self.sort(&mut draft, backlog);
         if !draft.is_empty() {
-            let (commit, owners) = draft.finish(Nonce::new(parts.randomness.draw()));
-            let began = self.parts.replica.clock().instant();
-            let callers = included.iter().filter_map(|(waiting, _)| waiting.caller.as_ref());
-            let span = commit_span::begin(commit.entry.sequence, included.len(), callers);
-            let sent = tokio::time::Instant::now();
-            let ended = self.commit(&commit).instrument(span.clone()).await;
-            self.crowd = included.len();
-            self.commit_took = sent.elapsed();
-            commit_span::end(span, ended.as_str(), matches!(ended, Ended::Failed(_)));
-            if matches!(ended, Ended::Committed) {
-                self.parts.replica.apply_own(&commit.entry, began);
-                self.last_own = commit.entry.sequence;
-            }
-            let committed = matches!(ended, Ended::Committed);
-            self.conclude(ended, included, &owners, backlog).await;
-            let now = tokio::time::Instant::now();
-            if committed && self.rivals_until.is_some_and(|until| now < until) {
-                tokio::time::sleep(self.commit_took / COURTESY_SHARE).await;
-            }
+            let (commit, owners) = draft.finish(Nonce::new(self.parts.randomness.draw()));
+            self.see_through(&commit, sorted.included, &owners, backlog).await;
         }
-        let refusing = refused.into_iter().map(|(waiting, refusal)| self.refuse(waiting, refusal));
+        let refused = sorted.refused.into_iter();
+        let refusing = refused.map(|(waiting, refusal)| self.refuse(waiting, refusal));
         futures::future::join_all(refusing).await;
-        if doubtful && !backlog.is_empty() {
+        if sorted.doubtful && !backlog.is_empty() {
             let read = self.parts.replica.catch_up().await;
             make_current(read, backlog);
         }
+    }
+
+    /// Adds the backlog's commands to a draft, and answers those that need no entry. What did not fit stays.
+    fn sort(&self, draft: &mut Draft<'_>, backlog: &mut VecDeque<Waiting>) -> Sorted {
+        let mut sorted = Sorted::default();
+        let only_checked = backlog.iter().any(|waiting| waiting.checked);
+        for waiting in std::mem::take(backlog) {
+            if waiting.reply.is_closed() {
+                continue;
+            }
+            if (only_checked && !waiting.checked) || sorted.included.len() >= self.limit {
+                backlog.push_back(waiting);
+                continue;
+            }
+            match draft.add(&waiting.command) {
+                Drafted::Included(outcome) => sorted.included.push((waiting, outcome)),
+                Drafted::Settled(Err(_)) if !waiting.current => {
+                    sorted.doubtful = true;
+                    backlog.push_back(waiting);
+                }
+                Drafted::Settled(Err(refusal)) if waiting.command.request.is_some() => {
+                    sorted.refused.push((waiting, refusal));
+                }
+                Drafted::Settled(answer) => waiting.answer(answer.map_err(Error::from)),
+                Drafted::Deferred => backlog.push_back(waiting),
+            }
+        }
+        sorted
+    }
+
+    /// Commits an entry, applies it, answers its commands, and leaves other replicas their turn.
+    async fn see_through(
+        &mut self,
+        commit: &Commit,
+        included: Vec<Included>,
+        owners: &[usize],
+        backlog: &mut VecDeque<Waiting>,
+    ) {
+        let began = self.parts.replica.clock().instant();
+        let callers = included.iter().filter_map(|(waiting, _)| waiting.caller.as_ref());
+        let span = commit_span::begin(commit.entry.sequence, included.len(), callers);
+        let sent = tokio::time::Instant::now();
+        let ended = self.commit(commit).instrument(span.clone()).await;
+        let took = sent.elapsed();
+        self.crowd.committed(included.len(), took);
+        commit_span::end(span, ended.as_str(), matches!(ended, Ended::Failed(_)));
+        let committed = matches!(ended, Ended::Committed);
+        if committed {
+            self.parts.replica.apply_own(&commit.entry, began);
+            self.last_own = commit.entry.sequence;
+        }
+        self.conclude(ended, included, owners, backlog, took).await;
+        let now = tokio::time::Instant::now();
+        if committed && self.rivals_until.is_some_and(|until| now < until) {
+            tokio::time::sleep(took / COURTESY_SHARE).await;
+        }
+    }
+
+    /// Another replica was seen to commit.
+    fn meet_rivals(&mut self) {
+        self.rivals_until = Some(tokio::time::Instant::now() + RIVALS_STAY);
     }
 
     /// Refuses a command with a request id, unless it repeats one that was done since it came: what that did is why it is refused.
@@ -317,7 +323,7 @@ impl Task {
             return waiting.answer(Err(refusal.into()));
         };
         let answer = match self.parts.journal.request(&request.id).await {
-            Ok(Some(record)) if record.forget_after > self.parts.clock.now() => {
+            Ok(Some(record)) if record.counts(self.parts.clock.now()) => {
                 request.repeat_of(record).map_err(Error::from)
             }
             Ok(_) => Err(refusal.into()),
@@ -333,6 +339,7 @@ impl Task {
         included: Vec<Included>,
         owners: &[usize],
         backlog: &mut VecDeque<Waiting>,
+        took: Duration,
     ) {
         match ended {
             Ended::Committed => {
@@ -351,9 +358,9 @@ impl Task {
             }
             Ended::HeadMoved => {
                 put_back(included, backlog);
-                self.rivals_until = Some(tokio::time::Instant::now() + RIVALS_STAY);
+                self.meet_rivals();
                 // Whoever keeps coming too late by as much each time would never get its turn.
-                tokio::time::sleep(self.commit_took.mul_f64(self.parts.randomness.draw())).await;
+                tokio::time::sleep(took.mul_f64(self.parts.randomness.draw())).await;
                 let read = self.parts.replica.pull().await;
                 make_current(read, backlog);
             }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
+
 use crate::domain::{CellId, CellState, Epoch, Placement, Timestamp};
 use crate::store::StoreError;
 
@@ -24,6 +26,16 @@ pub enum Error {
     /// This replica has not read the registry of cells yet, or is shutting down.
     #[error("this replica is not ready")]
     NotReady,
+}
+
+/// Of a queue whose task is away only while this replica is not ready.
+impl<T> From<TrySendError<T>> for Error {
+    fn from(refused: TrySendError<T>) -> Self {
+        match refused {
+            TrySendError::Full(_) => Error::Overloaded,
+            TrySendError::Closed(_) => Error::NotReady,
+        }
+    }
 }
 
 /// A precondition that does not hold.

@@ -450,7 +450,7 @@ impl Directory {
             return Ok(None);
         };
         let record = self.shared.store.journal.request(&request.id).await?;
-        let record = record.filter(|record| record.forget_after > self.now());
+        let record = record.filter(|record| record.counts(self.now()));
         Ok(record.map(|record| request.repeat_of(record)).transpose()?)
     }
 
@@ -486,7 +486,8 @@ fn replica(
         None => (Memory::new(settings.memory, clock.clone(), randomness), None),
     };
     let journal = Arc::clone(&store.journal);
-    let replica = Arc::new(Replica::new(journal, Arc::new(memory), clock.clone()));
+    let replica = Replica::new(journal, Arc::new(memory), clock.clone());
+    let replica = Arc::new(replica.with_randomness(randomness.clone()));
     let whole_of = registry.as_ref().map(Registry::journal).filter(|_| replica.memory().complete());
     if let Some(registry) = registry {
         replica.begin_with(registry);

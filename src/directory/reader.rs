@@ -53,10 +53,7 @@ impl Reads {
     pub async fn mapping(&self, key: PartitionKey) -> Result<Mapping, Error> {
         let (reply, answer) = oneshot::channel();
         let wanted = Wanted { key, reply, span: Span::current() };
-        self.queue.try_send(wanted).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => Error::NotReady,
-        })?;
+        self.queue.try_send(wanted)?;
         Ok(answer.await.map_err(|_| Error::NotReady)??)
     }
 }

@@ -22,6 +22,7 @@ use super::error::Error;
 use super::feed::{Feed, Position};
 use super::leases::LeaseTerms;
 use super::memory::Memory;
+use super::randomness::Randomness;
 use super::registry::Registry;
 use crate::domain::{JournalEntry, JournalId, Sequence};
 use crate::store::{Head, Journal, StoreError};
@@ -33,6 +34,7 @@ pub struct Replica {
     journal: Arc<dyn Journal>,
     memory: Arc<Memory>,
     clock: Clock,
+    randomness: Randomness,
     registry: ArcSwapOption<Registry>,
     feed: Feed,
     /// Told when the whole table has to be read.
@@ -48,12 +50,18 @@ impl Replica {
             journal,
             memory,
             clock,
+            randomness: Randomness::system(),
             registry: ArcSwapOption::empty(),
             feed: Feed::default(),
             load_wanted: Notify::new(),
             terms: Mutex::default(),
             turn: Mutex::new(()),
         }
+    }
+
+    /// The same with lots from elsewhere.
+    pub fn with_randomness(self, randomness: Randomness) -> Self {
+        Self { randomness, ..self }
     }
 
     /// The same with another feed.
@@ -187,9 +195,7 @@ impl Replica {
         };
         let mut next = Registry::clone(&registry);
         if next.apply(entry) {
-            self.memory.apply(&entry.changes, Some(began));
-            self.terms.lock().changed(next.cluster().lease.get(), self.clock.instant());
-            self.feed.push(entry.clone());
+            self.take_in(entry, &next, Some(began));
             self.publish(next);
         }
     }
@@ -202,9 +208,7 @@ impl Replica {
         for entry in entries {
             if next.apply(entry) {
                 // When it was written is not known, only that it was after the last proof.
-                self.memory.apply(&entry.changes, None);
-                self.terms.lock().changed(next.cluster().lease.get(), self.clock.instant());
-                self.feed.push(entry.clone());
+                self.take_in(entry, &next, None);
             } else if entry.sequence > next.applied() {
                 let (found, due) = (entry.sequence, next.applied().next());
                 gap = Some(format!("journal entry {found} stands where {due} is due"));
@@ -219,10 +223,17 @@ impl Replica {
         }
     }
 
+    /// Tells memory, leases and those who watch of an entry that the registry has taken in. Called under `turn`.
+    fn take_in(&self, entry: &JournalEntry, registry: &Registry, began: Option<Instant>) {
+        self.memory.apply(&entry.changes, began);
+        self.terms.lock().changed(registry.cluster().lease.get(), self.clock.instant());
+        self.feed.push(entry.clone());
+    }
+
     /// The journal is behind what was applied under the same id, so it comes from a backup. It gets an id of its own: positions in the
     /// one that was lost must not be taken for positions in this one.
     async fn renamed(&self, head: Head) -> Result<Head, StoreError> {
-        let id = JournalId::new(rand::random());
+        let id = JournalId::new(self.randomness.draw());
         let renamed = self.journal.rename(head, id).await?;
         tracing::error!(head = %head.sequence, %id, renamed, "the journal went back, as after a restore");
         match self.journal.head().await? {
@@ -324,7 +335,6 @@ mod tests {
     use super::*;
     use crate::directory::fixtures::{Call, Fault, Faulty, cell, entry, now, placed, placement};
     use crate::directory::memory::{Mode, Residence};
-    use crate::directory::randomness::Randomness;
     use crate::domain::{CellId, Change, PartitionKey};
     use crate::store::memory::MemoryStore;
     use crate::store::{Commit, CommitOutcome, Write};

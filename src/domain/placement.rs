@@ -180,6 +180,13 @@ pub struct RequestRecord {
     pub forget_after: Timestamp,
 }
 
+impl RequestRecord {
+    /// Whether a repeat at `now` is answered from it: the storage deletes late, so one past its time counts as absent.
+    pub fn counts(&self, now: Timestamp) -> bool {
+        self.forget_after > now
+    }
+}
+
 /// What a mutation answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
