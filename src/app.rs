@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -460,6 +461,10 @@ pub fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerS
     Ok(ServerSettings {
         tls,
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
+        threads: match config.serve_threads {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            count => count as usize,
+        },
         connections: ConnectionSettings {
             max_connections: config.max_connections,
             handshake_timeout: config.handshake_timeout,

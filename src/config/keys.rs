@@ -60,6 +60,7 @@ pub mod bound {
     pub const BATCH_CONCURRENCY: RangeInclusive<u32> = 1..=1024;
     pub const MAX_MESSAGE_BYTES: RangeInclusive<u32> = 1024..=67_108_864;
     pub const MAX_CONCURRENT_STREAMS: RangeInclusive<u32> = 1..=100_000;
+    pub const SERVE_THREADS: RangeInclusive<u32> = 0..=1024;
     pub const MAX_CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
     pub const MAX_HEADER_BYTES: RangeInclusive<u32> = 1024..=1_048_576;
     pub const MAX_IN_FLIGHT: RangeInclusive<u32> = 4..=1_000_000;
@@ -203,6 +204,10 @@ pub struct Config {
     /// Largest gRPC message accepted, in bytes, 1024 to 67108864
     #[arg(long, default_value = "4194304", value_parser = number(bound::MAX_MESSAGE_BYTES))]
     pub max_message_bytes: u32,
+
+    /// Threads that serve connections, each connection on one of them, 0 to 1024; 0: as many as there are processors
+    #[arg(long, default_value = "0", value_parser = number(bound::SERVE_THREADS))]
+    pub serve_threads: u32,
 
     /// Calls open at the same time on one HTTP/2 connection, 1 to 100000
     #[arg(long, default_value = "1000", value_parser = number(bound::MAX_CONCURRENT_STREAMS))]
@@ -537,6 +542,7 @@ mod tests {
         ("request_id_retention", "10m", "90d", "9m", "91d"),
         ("batch_concurrency", "1", "1024", "0", "1025"),
         ("max_message_bytes", "1024", "67108864", "1023", "67108865"),
+        ("serve_threads", "0", "1024", "-1", "1025"),
         ("max_concurrent_streams", "1", "100000", "0", "100001"),
         ("drain_timeout", "0s", "1h", "-1s", "61m"),
         ("drain_delay", "0s", "5m", "-1s", "6m"),

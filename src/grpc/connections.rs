@@ -38,10 +38,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::Service;
 
+use super::threads::Threads;
 use crate::telemetry::OverloadMetrics;
 
 /// How long to wait after the system refused a connection for want of something, such as file descriptors.
@@ -91,6 +91,7 @@ struct Shared<S> {
 /// Serves connections until `drain`, and then until the last one has ended.
 pub async fn serve<S>(
     listener: TcpListener,
+    threads: &Threads,
     tls: Option<Arc<ServerConfig>>,
     service: S,
     settings: ConnectionSettings,
@@ -107,11 +108,16 @@ pub async fn serve<S>(
     let places = Arc::new(Semaphore::new(settings.max_connections as usize));
     let tls = tls.map(TlsAcceptor::from);
     let shared = Arc::new(Shared { service, settings, tls, drain, metrics });
-    let connections = TaskTracker::new();
     // Refused by being dropped, which closes it; those that are open do not notice.
-    let begin = |stream: TcpStream| match Arc::clone(&places).try_acquire_owned() {
+    let begin = |stream: std::net::TcpStream| match Arc::clone(&places).try_acquire_owned() {
         Ok(place) => {
-            connections.spawn(connection(stream, place, Arc::clone(&shared)));
+            let shared = Arc::clone(&shared);
+            threads.spawn(move || async move {
+                // Fails for want of memory only: the system's reactor was there before.
+                if let Ok(stream) = TcpStream::from_std(stream) {
+                    connection(stream, place, shared).await;
+                }
+            });
         }
         Err(_) => shared.metrics.connection_ended("limit"),
     };
@@ -121,8 +127,8 @@ pub async fn serve<S>(
             () = shared.drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, _)) => begin(stream),
+        match accepted.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => begin(stream),
             Err(error) if of_the_client(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections; raise the limit on open files, or lower max_connections");
@@ -133,15 +139,12 @@ pub async fn serve<S>(
     if let Ok(listener) = listener.into_std() {
         for _ in 0..MAX_BACKLOG {
             let Ok((stream, _)) = listener.accept() else { break };
-            if stream.set_nonblocking(true).is_ok()
-                && let Ok(stream) = TcpStream::from_std(stream)
-            {
+            if stream.set_nonblocking(true).is_ok() {
                 begin(stream);
             }
         }
     }
-    connections.close();
-    connections.wait().await;
+    threads.finish().await;
 }
 
 /// A connection that went away before it was accepted is no reason to pause.

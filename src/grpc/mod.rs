@@ -11,6 +11,7 @@ mod page;
 mod parse;
 mod rpc;
 mod status;
+mod threads;
 mod tls;
 mod watch;
 
@@ -36,6 +37,7 @@ use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer
 use crate::telemetry::OverloadMetrics;
 use crate::telemetry::rpc::RpcTracer;
 use admission::{Admission, AdmissionLayer};
+use threads::Threads;
 
 /// `cells.v1.CellDirectory` on a directory, without layers and without a server: for whoever brings a transport of his own.
 pub fn service(
@@ -54,6 +56,8 @@ pub struct ServerSettings {
     /// Certificate chain and private key, PEM.
     pub tls: Option<(Vec<u8>, Vec<u8>)>,
     pub max_message_bytes: usize,
+    /// Threads that serve connections.
+    pub threads: usize,
     pub connections: ConnectionSettings,
     pub admission: AdmissionSettings,
     /// How long a replica that is about to stop goes on serving, flagged NOT_SERVING, so that load balancers turn away first.
@@ -78,6 +82,8 @@ pub enum ServeError {
         "cannot use the certificate and its key: {0}; check the files of --tls-cert and --tls-key"
     )]
     Tls(#[from] tls::TlsError),
+    #[error("cannot start the threads that serve: {0}; raise the limits on threads and open files")]
+    Threads(std::io::Error),
     #[error("cannot serve: the task that watches for overload has ended")]
     Unwatched,
     #[error("cannot describe the services: {0}")]
@@ -140,12 +146,14 @@ impl BoundServer {
             .layer(AdmissionLayer(admission.clone()))
             .service(routes.prepare());
 
+        let threads = Threads::start(settings.threads).map_err(ServeError::Threads)?;
         // A task of its own, so that it waits for a processor as the calls do.
         let watching = admission.run(settings.overload.clone());
-        let watching = AbortOnDropHandle::new(tokio::spawn(watching));
+        let watching = AbortOnDropHandle::new(threads.any().spawn(watching));
         let draining = settings.draining;
         let serving = connections::serve(
             self.listener,
+            &threads,
             tls,
             stack,
             settings.connections,
