@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 
 use quick_cache::Equivalent;
 
-/// Keys of up to so many bytes are held inline. With it an entry of the cache, its place in the cache's lists included, is 64 bytes.
+/// Keys of up to so many bytes are held inline. A key then takes as much room as a `String` does without its text.
 const INLINE: usize = 22;
 
 /// The text of a tenant's key.
@@ -83,6 +83,11 @@ mod tests {
     use foldhash::fast::FixedState;
 
     use super::*;
+
+    #[test]
+    fn a_key_takes_no_more_room_than_it_should() {
+        assert!(size_of::<Key>() <= size_of::<String>());
+    }
 
     #[test]
     fn a_key_of_any_length_is_found_by_its_text() {
