@@ -1,6 +1,7 @@
 //! The directory as its callers see it, on a store in memory: what each call does, what a preview leaves alone, and what a repeat gets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use opentelemetry::metrics::MeterProvider;
@@ -9,12 +10,12 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use super::fixtures::stage::{
     COMMIT_BUDGET, PAUSES, Time, audit, cell_id, named, new_cell, placed_in,
 };
-use super::fixtures::{Call, Fault, Faulty, key, placement};
+use super::fixtures::{Call, Fault, Faulty, entry, key, placement};
 use super::policy::{Constrained, Rendezvous};
 use super::stack::Home;
 use super::*;
-use crate::domain::CellState;
-use crate::store::{Journal, Placements, StoreError};
+use crate::domain::{CellState, Change, Cluster, Sequence};
+use crate::store::{Commit, CommitOutcome, Journal, Placements, StoreError, Write};
 
 struct Rig {
     store: Arc<Faulty>,
@@ -273,4 +274,76 @@ async fn a_start_without_the_store_is_made_up_for() {
     );
     let guess = directory.route(ask("k", true)).await.unwrap();
     assert_eq!(guess.source, Source::Fallback(FallbackReason::NotReady));
+}
+
+/// What a replica says of its own standing is put together from three things that change on their own. Here they do so all the time,
+/// while more threads than there are processors look: some are interrupted between one and the next.
+///
+/// Time passes with the entries alone: the one numbered `n` is committed at `2n` microseconds and makes leases longer, and the poll that
+/// finds it begins one microsecond later. So each answer tells which proof and which lease it is made from.
+#[tokio::test]
+async fn a_standing_never_claims_a_proof_or_a_lease_of_entries_beyond_it() {
+    const LAST: u64 = 50_000;
+    /// What readers take for the present: after all proofs, before the end of all leases.
+    const READ_AT: Duration = Duration::from_secs(1);
+    thread_local! { static READS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) } }
+    let lease = |n: u64| Duration::from_millis(5_000 + n);
+    let committed = |n: u64| Duration::from_micros(2 * n);
+
+    let passed = Arc::new(AtomicU64::new(0));
+    let (base, ticks) = (Instant::now(), passed.clone());
+    let clock = Clock::system().with_instant(move || {
+        let ticks = Duration::from_micros(ticks.load(Ordering::SeqCst));
+        base + if READS.get() { READ_AT } else { ticks }
+    });
+    let (store, tasks) = (Faulty::new(), Tasks::new());
+    let ingredients = Ingredients { clock, ..ingredients(&store, &Time::new()) };
+    let directory = Directory::start(ingredients, &tasks);
+    directory.ready(tasks.stopping()).await;
+
+    let over = Arc::new(AtomicBool::new(false));
+    let look = || {
+        let (directory, over) = (directory.clone(), over.clone());
+        std::thread::spawn(move || {
+            READS.set(true);
+            let mut positions = 0;
+            let mut last = 0;
+            while !over.load(Ordering::Relaxed) {
+                let Standing { position, age, lease: left } = directory.standing().unwrap();
+                let come = position.sequence.get();
+                let (proof, until) = (READ_AT - age, READ_AT + left);
+                assert!(
+                    proof <= committed(come + 1),
+                    "at {come}, with a proof from {proof:?}, when more was there"
+                );
+                // A proof from before the next entry, and the length as of this one at most.
+                assert!(
+                    until <= committed(come + 1) + lease(come),
+                    "at {come}, with a lease until {until:?}"
+                );
+                positions += u64::from(come != last);
+                last = come;
+            }
+            positions
+        })
+    };
+    let readers: Vec<_> = (0..6).map(|_| look()).collect();
+    let began = std::time::Instant::now();
+    for n in 1..=LAST {
+        passed.store(2 * n, Ordering::SeqCst);
+        let lease = LeaseDuration::new(lease(n)).unwrap();
+        let cluster = Cluster { lease, updated: None, revision: Sequence::new(n) };
+        let changes = vec![Change::ClusterUpdated { cluster: cluster.clone() }];
+        let commit = Commit { entry: entry(n, changes), writes: vec![Write::PutCluster(cluster)] };
+        assert_eq!(store.inner.commit(&commit).await, Ok(CommitOutcome::Committed));
+        passed.store(2 * n + 1, Ordering::SeqCst);
+        directory.shared.replica.catch_up().await.unwrap();
+        if began.elapsed() > Duration::from_secs(3) {
+            break;
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let positions: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+    assert!(positions > 50, "only {positions} positions were seen");
+    assert!(tasks.stop(Duration::from_secs(60)).await);
 }

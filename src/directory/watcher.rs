@@ -34,6 +34,12 @@ const ENTRIES: usize = 100;
 /// About as many bytes as a piece holds at most; one entry may be more. Below what gRPC's clients take by default, 4 MiB.
 const BYTES: usize = 1 << 20;
 
+/// More than any cell takes with all its labels.
+const CELL_BYTES: usize = 8_192;
+
+/// Most cells in a part of a snapshot.
+const CELLS: usize = BYTES / CELL_BYTES;
+
 /// How often a poll is looked out for that would make a snapshot whole.
 const LOOK_OUT: Duration = Duration::from_millis(20);
 
@@ -91,8 +97,8 @@ pub struct Watcher {
     position: Position,
     /// How far the replica had come at the last look.
     seen: Position,
-    /// The cells have been sent.
-    introduced: bool,
+    /// The cells that are still to be sent; `None`: nobody has looked which there are.
+    introducing: Option<VecDeque<Arc<Cell>>>,
     /// It has been told how far it is.
     told: bool,
     /// It has been up to date.
@@ -118,7 +124,8 @@ impl Watcher {
             }
             false => Phase::Table(None),
         };
-        let introduced = matches!(phase, Phase::Changes);
+        // Whoever wants changes only is told of no cells.
+        let introducing = matches!(phase, Phase::Changes).then(VecDeque::new);
         let cells = options.cells;
         Ok(Self {
             replica,
@@ -127,7 +134,7 @@ impl Watcher {
             phase,
             position,
             seen: position,
-            introduced,
+            introducing,
             told: false,
             caught_up: false,
             ahead_since: None,
@@ -146,6 +153,10 @@ impl Watcher {
 
     /// The next piece. Waits for one where there is none, at most for [`HEARTBEAT`].
     pub async fn next(&mut self) -> Result<Piece, WatchEnd> {
+        if self.unintroduced().len() > CELLS {
+            let cells = self.unintroduced().drain(..CELLS).collect();
+            return Ok(Piece::Snapshot { placements: Vec::new(), cells });
+        }
         match &mut self.phase {
             Phase::Memory { next, read } => {
                 let memory = self.replica.memory();
@@ -182,13 +193,17 @@ impl Watcher {
     }
 
     fn part(&mut self, placements: Vec<Placement>) -> Piece {
-        let mut cells = Vec::new();
-        if !std::mem::replace(&mut self.introduced, true) {
-            let wanted = |cell: &&Arc<Cell>| self.cells.is_empty() || self.cells.contains(&cell.id);
+        Piece::Snapshot { placements, cells: self.unintroduced().drain(..).collect() }
+    }
+
+    /// The cells that are still to be sent.
+    fn unintroduced(&mut self) -> &mut VecDeque<Arc<Cell>> {
+        let (filter, replica) = (&self.cells, &self.replica);
+        self.introducing.get_or_insert_with(|| {
+            let wanted = |cell: &&Arc<Cell>| filter.is_empty() || filter.contains(&cell.id);
             let all = |registry: &Registry| registry.cells().filter(wanted).cloned().collect();
-            cells = self.replica.peek(all).unwrap_or_default();
-        }
-        Piece::Snapshot { placements, cells }
+            replica.peek(all).unwrap_or_default()
+        })
     }
 
     async fn changes(&mut self) -> Result<Piece, WatchEnd> {
@@ -321,13 +336,11 @@ fn placement_bytes(placement: &Placement) -> usize {
 }
 
 fn entry_bytes(entry: &Arc<JournalEntry>) -> usize {
-    /// More than any cell takes with all its labels.
-    const CELL: usize = 8_192;
     let change = |change: &Change| match change {
         Change::Placed { placement, .. } | Change::Vacated { placement } => {
             placement_bytes(placement)
         }
-        _ => CELL,
+        _ => CELL_BYTES,
     };
     entry.changes.iter().map(change).sum()
 }

@@ -1,6 +1,6 @@
 //! A watcher on a replica that polls when the test says so, against what the table says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -250,6 +250,32 @@ async fn no_piece_is_too_large_for_a_message() {
     }
     assert_eq!(held.len(), 60 * 90);
     assert!(held.contains_key(&key(&long(77))));
+}
+
+/// No message holds more cells than fit, and what waits for its turn is neither lost nor told twice.
+#[tokio::test(start_paused = true)]
+async fn many_cells_come_in_several_parts() {
+    for mode in [MemoryMode::Whole, MemoryMode::Bounded(1000)] {
+        let mut rig = Rig::new(mode, 1000).await;
+        for n in 0..300 {
+            let cell = cell(&format!("cell-{n}"), rig.written + 1);
+            let put = Write::PutCell { cell: cell.clone(), set_count: true };
+            rig.write(vec![Change::CellCreated { cell }], vec![put]).await;
+        }
+        rig.poll().await;
+        let mut watcher = rig.watch(WatchOptions::default());
+        let mut told = BTreeSet::new();
+        let mut parts = Vec::new();
+        while !watcher.whole() {
+            let Piece::Snapshot { cells, .. } = watcher.next().await.unwrap() else { panic!() };
+            parts.push(cells.len());
+            for cell in cells {
+                assert!(told.insert(cell.id.clone()), "{} was told twice", cell.id);
+            }
+        }
+        assert_eq!((told.len(), parts), (301, vec![128, 128, 45]), "{mode:?}");
+        assert_eq!(changes(&mut watcher).await.0, Vec::<u64>::new());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,7 +65,7 @@ fn run(seed: u64) -> Run {
             && counts.fetched > 5
             && counts.changes > 15
             && counts.moves > 0
-            && counts.watched > 100;
+            && counts.watched > 50;
         let verdict = world.verdict().and(match lively {
             true => Ok(()),
             false => Err(format!("not enough happened: {counts:?}")),

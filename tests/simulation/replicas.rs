@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use cell_directory::directory::policy::{Constrained, Rendezvous};
 use cell_directory::directory::{
     Clock, CommitterSettings, DecisionTrace, Directory, Error, Home as Routing, Ingredients,
-    MemoryMode, Pauses, Piece, Position, Refused, RouteOptions, RouteRequest, Settings,
+    MemoryMode, Pauses, Piece, Position, Refused, RouteOptions, RouteRequest, Routed, Settings,
     StackSettings, WatchEnd, WatchOptions,
 };
-use cell_directory::domain::{PartitionKey, Timestamp};
+use cell_directory::domain::{Epoch, PartitionKey, Timestamp};
 use cell_directory::grpc::{self, AdmissionSettings};
 use cell_directory::store::Store;
 use cell_directory::tasks::Tasks;
@@ -150,6 +150,39 @@ async fn probe(world: &Arc<World>, directory: &Directory, replica: usize, incarn
         if leased && !world.truth.lock().was(tenant(n), &home, since) {
             world.broken(format!("r{replica}: a lease on {home:?} of t{n}, which is over"));
         }
+    }
+}
+
+/// Asks a replica for an epoch that it must have heard of nowhere yet. From then on it says nothing lower.
+pub async fn insist(world: Arc<World>, replica: usize, n: usize, epoch: Epoch) {
+    let Some(Running { incarnation, directory, .. }) = world.running(replica) else { return };
+    let ask = |options: RouteOptions| {
+        let key = PartitionKey::new(tenant(n)).unwrap();
+        directory.route(RouteRequest::new(key, Arc::new(options), DecisionTrace::default()))
+    };
+    let told = |routed: Result<Routed, Error>| match routed.ok()?.home {
+        Routing::Placed(residence) => Some(residence.epoch),
+        Routing::Default(_) => None,
+    };
+    let options = RouteOptions { min_epoch: Some(epoch), ..RouteOptions::default() };
+    let Some(mut least) = told(ask(options).await) else { return };
+    world.log(format_args!("r{replica}.{incarnation} t{n} at {least}, asked for {epoch}"));
+    if least < epoch {
+        world.broken(format!("r{replica}: t{n} at epoch {least}, asked for {epoch}"));
+    }
+    for _ in 0..20 {
+        tokio::time::sleep(world.millis(2, 20)).await;
+        if !world.alive(replica, incarnation) {
+            return;
+        }
+        let Some(now) = ask(RouteOptions::default()).now_or_never().and_then(told) else {
+            continue;
+        };
+        if now < least {
+            world
+                .broken(format!("r{replica}.{incarnation}: t{n} fell from epoch {least} to {now}"));
+        }
+        least = now;
     }
 }
 

@@ -14,7 +14,7 @@ use cells_client::testing::Clock;
 use cells_client::{Answer, Directory, Error, FallbackCell, Mode, Question, Source};
 
 use crate::network::Network;
-use crate::replicas::ROUNDING;
+use crate::replicas::{ROUNDING, insist};
 use crate::truth::Home;
 use crate::world::{CLIENTS, Cut, DRIFT_PPM, LEASE, REPLICAS, World, drifted, lease_in_true_time};
 
@@ -258,12 +258,12 @@ async fn ask(world: &World, n: usize, directory: &Directory, told: &Told) {
     }
 }
 
-/// Pins, deletes, trims and moves.
+/// Pins, deletes, trims and moves, at leisure and in a hurry.
 pub async fn operate(world: Arc<World>) {
     while !world.healed() {
         tokio::time::sleep(world.millis(20, 500)).await;
         let t = world.index(TENANTS);
-        match world.below(10) {
+        match world.below(11) {
             0..3 => drop(tokio::spawn(change(Arc::clone(&world), t))),
             3 => {
                 let head = world.store.head().await.unwrap().sequence.get();
@@ -271,6 +271,7 @@ pub async fn operate(world: Arc<World>) {
                 let trimmed = last > 0 && world.store.trim(Sequence::new(last)).await.is_ok();
                 world.log(format_args!("trim {last} {trimmed}"));
             }
+            4 => drop(tokio::spawn(hurry(Arc::clone(&world), t))),
             _ => drop(tokio::spawn(migrate(Arc::clone(&world), t))),
         }
     }
@@ -344,6 +345,24 @@ async fn migrate(world: Arc<World>, t: usize) {
     tokio::time::sleep(world.millis(0, 1_000)).await;
     let direct = Placement { write_mode: WriteMode::Direct, ..moved.clone() };
     set(&world, &moved, &direct).await;
+}
+
+/// Moves a tenant several times within a poll of the journal or two. At each step somebody has heard of it from elsewhere, as from a guard's
+/// redirect, and will not take less: so replicas read from the table what the journal has yet to tell them, earlier steps included.
+async fn hurry(world: Arc<World>, t: usize) {
+    let key = PartitionKey::new(tenant(t)).unwrap();
+    let Mapping::Placed(mut present) = world.store.mapping(&key).await.unwrap() else { return };
+    for _ in 0..world.below(3) + 2 {
+        let to: Vec<_> = CELLS.iter().filter(|cell| **cell != present.cell.as_str()).collect();
+        let cell = CellId::new(**world.pick(&to)).unwrap();
+        let moved = Placement { cell, epoch: present.epoch.next(), ..present.clone() };
+        if !set(&world, &present, &moved).await {
+            return;
+        }
+        tokio::spawn(insist(Arc::clone(&world), world.index(REPLICAS), t, moved.epoch));
+        present = moved;
+        tokio::time::sleep(world.millis(0, 60)).await;
+    }
 }
 
 /// Cuts somebody off just when it hurts: around a change, for longer than a lease.

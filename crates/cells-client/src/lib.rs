@@ -74,6 +74,7 @@ mod floors;
 mod follower;
 mod grpc;
 mod held;
+mod key;
 mod memory;
 mod options;
 mod picture;

@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use cells_map::CompactMap;
+use cells_map::{CompactMap, Packed};
 use foldhash::SharedSeed;
 use foldhash::fast::SeedableRandomState;
 use quick_cache::sync::Cache;
-use quick_cache::{Lifecycle, UnitWeighter};
+use quick_cache::{Lifecycle, OptionsBuilder, UnitWeighter};
 
 use crate::floors::Floors;
 use crate::held::{Held, Kept};
+use crate::key::{Key, Wanted};
 
 /// The generation of the picture before the first that a Watch has made: nothing is attached to it. Pictures have even generations; the
 /// odd one after it is that of values which are held along with it, but not attached.
@@ -21,25 +22,46 @@ pub(crate) const UNATTACHED: u32 = 0;
 /// For a given seed, evictions are the same in every run.
 static FIXED: SharedSeed = SharedSeed::from_u64(0x6365_6c6c_7363_6c69);
 
+/// Packed, so that it comes in one cache line with its key.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
-    held: Held,
+    packed: [u8; Held::BYTES],
     generation: u32,
+}
+
+impl Entry {
+    fn new(held: Held, generation: u32) -> Self {
+        let mut packed = [0; Held::BYTES];
+        held.pack(&mut packed);
+        Self { packed, generation }
+    }
+
+    #[inline]
+    fn held(&self) -> Held {
+        Held::unpack(&self.packed)
+    }
 }
 
 /// What is evicted leaves its epoch behind.
 #[derive(Clone)]
 pub(crate) struct Evictions(Arc<Floors>);
 
-impl Lifecycle<Box<str>, Entry> for Evictions {
+impl Lifecycle<Key, Entry> for Evictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), key: Box<str>, entry: Entry) {
-        self.0.raise(&key, entry.held.epoch);
+    fn on_evict(&self, (): &mut (), key: Key, entry: Entry) {
+        self.0.raise(key.as_str(), entry.held().epoch);
     }
 }
 
-pub(crate) type Bounded = Cache<Box<str>, Entry, UnitWeighter, SeedableRandomState, Evictions>;
+/// Most shards of a bounded memory, each with a lock of its own. A reader writes to its shard's lock, twice; with as few shards as the
+/// library takes by default (four times the processors) two readers are at the same lock all the time, and wait for one another.
+const MAX_SHARDS: usize = 1024;
+
+/// A shard evicts when it is full itself. With no fewer places than this, little of the whole goes unused.
+const SHARD_PLACES: usize = 128;
+
+pub(crate) type Bounded = Cache<Key, Entry, UnitWeighter, SeedableRandomState, Evictions>;
 
 // There are one or two of these, each behind an `Arc`; a box more would be a wait for memory more.
 #[allow(clippy::large_enum_variant)]
@@ -61,9 +83,16 @@ impl Memory {
             None => SeedableRandomState::random(),
         };
         let capacity = capacity.max(1);
-        Self::Bounded(Box::new(Cache::with(
-            capacity,
-            capacity as u64,
+        let shards = (capacity / SHARD_PLACES).clamp(1, MAX_SHARDS);
+        let options = OptionsBuilder::new()
+            // The cache rounds up.
+            .shards(1 << shards.ilog2())
+            .estimated_items_capacity(capacity)
+            .weight_capacity(capacity as u64)
+            .build()
+            .expect("both capacities are set");
+        Self::Bounded(Box::new(Cache::with_options(
+            options,
             UnitWeighter,
             hasher,
             Evictions(floors),
@@ -77,9 +106,9 @@ impl Memory {
             Self::Whole(map) => {
                 map.get(key).map(|kept| (kept.held, !kept.loose && generation != UNATTACHED))
             }
-            Self::Bounded(cache) => {
-                cache.get(key).map(|entry| (entry.held, attached(entry.generation, generation)))
-            }
+            Self::Bounded(cache) => cache
+                .get(&Wanted(key))
+                .map(|entry| (entry.held(), attached(entry.generation, generation))),
         }
     }
 
@@ -90,7 +119,9 @@ impl Memory {
             Self::Whole(map) => {
                 map.get(key).map(|kept| (kept.held, generation | u32::from(kept.loose)))
             }
-            Self::Bounded(cache) => cache.peek(key).map(|entry| (entry.held, entry.generation)),
+            Self::Bounded(cache) => {
+                cache.peek(&Wanted(key)).map(|entry| (entry.held(), entry.generation))
+            }
         }
     }
 
@@ -99,7 +130,7 @@ impl Memory {
             Self::Whole(map) => {
                 map.insert(key, Kept { held, loose: generation & 1 == 1 });
             }
-            Self::Bounded(cache) => cache.insert(key.into(), Entry { held, generation }),
+            Self::Bounded(cache) => cache.insert(key.into(), Entry::new(held, generation)),
         }
     }
 
@@ -109,7 +140,7 @@ impl Memory {
                 map.remove(key);
             }
             Self::Bounded(cache) => {
-                cache.remove(key);
+                cache.remove(&Wanted(key));
             }
         }
     }
@@ -139,9 +170,9 @@ impl Memory {
             Self::Whole(map) => map.visit(portion, |key, kept| {
                 f(key, kept.held, generation | u32::from(kept.loose));
             }),
-            Self::Bounded(cache) => {
-                cache.iter().for_each(|(key, entry)| f(&key, entry.held, entry.generation))
-            }
+            Self::Bounded(cache) => cache
+                .iter()
+                .for_each(|(key, entry)| f(key.as_str(), entry.held(), entry.generation)),
         }
     }
 }
