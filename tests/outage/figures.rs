@@ -16,7 +16,7 @@ pub fn between(samples: &[Sample], from: Instant, to: Instant) -> Vec<Sample> {
 
 /// The duration that 99 of 100 calls took at most.
 pub fn p99(samples: &[Sample]) -> Duration {
-    assert!(samples.len() >= 400, "{} calls say nothing of one in a hundred", samples.len());
+    assert!(samples.len() >= 1000, "{} calls say nothing of one in a hundred", samples.len());
     let mut took: Vec<_> = samples.iter().map(|sample| sample.took).collect();
     let at = took.len() * 99 / 100;
     *took.select_nth_unstable(at).1

@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use crate::celld::{Celld, unique};
 
 /// Between two look-ups of somebody whom nobody knows.
-const LOOK_UP: Duration = Duration::from_millis(40);
+const LOOK_UP: Duration = Duration::from_millis(80);
 
 /// One in so many is a new tenant instead.
 const NEW_TENANTS: usize = 10;
