@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cell_directory::proto::v1;
 use cell_directory::proto::v1::cell_directory_client::CellDirectoryClient;
@@ -49,7 +49,7 @@ async fn insist(directory: &mut CellDirectoryClient<Channel>, tenant: usize) -> 
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         assert!(Instant::now() < deadline, "{}: {status:?}", key(tenant));
         let pause = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        tokio::time::sleep(Duration::try_from(pause.expect("when to ask again")).unwrap()).await;
+        tokio::time::sleep(pause.expect("when to ask again")).await;
     }
 }
 
