@@ -511,6 +511,59 @@ mod tests {
         untrusted();
     }
 
+    /// Who looked at the head, was overtaken while reading on, and then finds those entries trimmed: what was adopted meanwhile is later
+    /// than that head, and is not given up for it.
+    #[tokio::test]
+    async fn who_fell_behind_does_not_go_back_to_an_older_head() {
+        let (store, replica) = behind(10).await;
+        let (gate, before, after) = Fault::gate();
+        store.next(Call::Entries, [Some(gate)]);
+        let slow = replica.clone();
+        let slow = tokio::spawn(async move { slow.catch_up().await });
+        tokio::task::yield_now().await;
+        for at in 12..20 {
+            append(&store.inner, entry(at, vec![placed(&format!("k{at}"), "a", None)]), vec![])
+                .await;
+        }
+        store.inner.trim(Sequence::new(15)).await.unwrap();
+        // It falls behind, too, and adopts the head as it is by now.
+        replica.catch_up().await.unwrap();
+        assert_eq!((applied(&replica), store.count(Call::Cells)), (19, 2));
+        let adopted = replica.registry().unwrap();
+        before.add_permits(1);
+        after.add_permits(1);
+        slow.await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&adopted, &replica.registry().unwrap()));
+        assert_eq!(replica.memory().applied(), Sequence::new(19));
+        assert_eq!(replica.feed().position().sequence, Sequence::new(19));
+    }
+
+    /// What the journal does not vouch for has no position in it: a hole lies between what it was and where the replica stands.
+    #[tokio::test]
+    async fn what_is_not_trusted_has_no_sequence() {
+        let (store, replica) = behind(3).await;
+        replica.catch_up().await.unwrap();
+        let held = || replica.memory().get("k2").unwrap();
+        assert_eq!((held().trusted, held().sequence), (true, Sequence::new(4)));
+        let proof = replica.memory().last_proof();
+        for at in 5..9 {
+            append(&store.inner, entry(at, vec![placed(&format!("k{at}"), "a", None)]), vec![])
+                .await;
+        }
+        store.inner.trim(Sequence::new(7)).await.unwrap();
+        for _ in 0..2 {
+            // No later poll vouches for it either.
+            replica.catch_up().await.unwrap();
+            assert_eq!(applied(&replica), 8);
+            assert_eq!((held().trusted, held().sequence), (false, Sequence::START));
+            assert!(held().as_of <= proof);
+        }
+        // Until an entry tells of it.
+        append(&store.inner, entry(9, vec![placed("k2", "a", None)]), vec![]).await;
+        replica.catch_up().await.unwrap();
+        assert_eq!((held().trusted, held().sequence), (true, Sequence::new(9)));
+    }
+
     #[tokio::test]
     async fn a_journal_with_a_hole_is_not_read_over() {
         let store = Faulty::new();

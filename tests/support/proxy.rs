@@ -1,9 +1,9 @@
 //! An HTTP/1.1 proxy in front of a DynamoDB, which does what networks and services do on bad days.
 //!
 //! [`Rule`]s say which requests meet with which [`Fault`]; the first that matches decides, and what none matches is forwarded. The proxy
-//! counts all requests by operation. It runs on threads of its own, so a test may block while it waits for a process.
+//! counts all requests by operation, and the items that reads of each table came upon. It runs on threads of its own, so a test may block while it waits for a process.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,6 +138,11 @@ struct LaidRule {
 }
 
 impl Laid {
+    fn of(rule: Rule) -> Self {
+        let (matched, fired, landed) = Default::default();
+        Self(Arc::new(LaidRule { rule, matched, fired, landed, lifted: false.into() }))
+    }
+
     /// How many requests met with the fault.
     pub fn fired(&self) -> usize {
         self.0.fired.load(Ordering::SeqCst)
@@ -209,6 +214,7 @@ struct Shared {
     client: Client<HttpConnector, Full<Bytes>>,
     rules: Mutex<Vec<Laid>>,
     calls: Mutex<Vec<Call>>,
+    items_read: Mutex<HashMap<String, usize>>,
     forget_tokens: AtomicBool,
     /// Ends the present life.
     stop: Mutex<CancellationToken>,
@@ -230,6 +236,7 @@ impl Proxy {
             client: Client::builder(TokioExecutor::new()).build_http(),
             rules: Mutex::default(),
             calls: Mutex::default(),
+            items_read: Mutex::default(),
             forget_tokens: AtomicBool::new(false),
             stop: Mutex::default(),
         });
@@ -244,10 +251,16 @@ impl Proxy {
 
     /// Follows a rule from now on, after those that it follows already.
     pub fn lay(&self, rule: Rule) -> Laid {
-        let (matched, fired, landed) = Default::default();
-        let laid = Laid(Arc::new(LaidRule { rule, matched, fired, landed, lifted: false.into() }));
+        let laid = Laid::of(rule);
         self.shared.rules.lock().push(laid.clone());
         laid
+    }
+
+    /// Follows this rule and no other from now on, without a moment between.
+    #[allow(dead_code, reason = "not every test program does")]
+    pub fn replace(&self, rule: Rule) {
+        let laid = Laid::of(rule);
+        *self.shared.rules.lock() = vec![laid];
     }
 
     /// Forgets all rules.
@@ -267,6 +280,18 @@ impl Proxy {
             operations.contains(&call.operation.as_str()) && call.body.contains(containing)
         });
         counted.count()
+    }
+
+    /// How many requests came, whatever became of them. Those that found nobody listening are not among them.
+    #[allow(dead_code, reason = "not every test program counts all")]
+    pub fn received(&self) -> usize {
+        self.shared.calls.lock().len()
+    }
+
+    /// How many items of a table the backend has read to answer: what a filter left out is among them, as it is paid for.
+    #[allow(dead_code, reason = "not every test program counts items")]
+    pub fn items_read(&self, table: &str) -> usize {
+        self.shared.items_read.lock().get(table).copied().unwrap_or(0)
     }
 
     /// Breaks all connections, and refuses new ones until [`Proxy::revive`].
@@ -444,7 +469,32 @@ async fn forward(
     let reply = shared.client.request(request).await.map_err(|_| Broken)?;
     let (parts, body) = reply.into_parts();
     let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
+    if parts.status == StatusCode::OK {
+        let mut all = shared.items_read.lock();
+        for (table, items) in items_of(&call, &body) {
+            *all.entry(table).or_default() += items;
+        }
+    }
     Ok(Response::from_parts(parts, Full::new(body)))
+}
+
+/// How many items a reply says that it took, by table.
+fn items_of(call: &Call, reply: &[u8]) -> Vec<(String, usize)> {
+    let json = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+    let table = || json(call.body.as_bytes())["TableName"].as_str().unwrap().to_owned();
+    match call.operation.as_str() {
+        "GetItem" => vec![(table(), usize::from(json(reply)["Item"].is_object()))],
+        "Query" | "Scan" => {
+            let scanned = json(reply)["ScannedCount"].as_u64().unwrap();
+            vec![(table(), usize::try_from(scanned).unwrap())]
+        }
+        "BatchGetItem" => {
+            let reply = json(reply);
+            let tables = reply["Responses"].as_object().unwrap().iter();
+            tables.map(|(table, items)| (table.clone(), items.as_array().unwrap().len())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn without_token(body: &str) -> Bytes {

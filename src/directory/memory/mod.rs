@@ -100,8 +100,8 @@ pub struct Memory {
     load: Mutex<Option<Load>>,
     /// The whole table is held.
     complete: AtomicBool,
-    /// Told when it is.
-    loaded: Notify,
+    /// Told when a load has brought something, and when it has ended.
+    loading: Notify,
 }
 
 /// A key that the table has no placement for.
@@ -159,7 +159,7 @@ impl Memory {
             rounds: AtomicU64::new(1),
             load: Mutex::default(),
             complete: AtomicBool::new(false),
-            loaded: Notify::new(),
+            loading: Notify::new(),
         }
     }
 
@@ -242,10 +242,21 @@ impl Memory {
 
     /// Waits until the whole table is held.
     pub async fn loaded(&self) {
-        let mut loaded = std::pin::pin!(self.loaded.notified());
-        loaded.as_mut().enable();
-        if self.wants_load() {
-            loaded.await;
+        self.found_loading(|| None::<()>).await;
+    }
+
+    /// Looks for something whenever a load has brought more, until it is found or the whole table is held.
+    pub async fn found_loading<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
+        loop {
+            let mut more = std::pin::pin!(self.loading.notified());
+            // What comes from here on is told of.
+            more.as_mut().enable();
+            let all = !self.wants_load();
+            let found = look();
+            if all || found.is_some() {
+                return found;
+            }
+            more.await;
         }
     }
 
@@ -433,6 +444,7 @@ impl Memory {
             let slot = Slot { residence, generation, current_at: load.began };
             self.holding.insert(&placement.key, slot);
         }
+        self.loading.notify_waiters();
         true
     }
 
@@ -470,7 +482,7 @@ impl Memory {
         let ended = load.take().is_some();
         if ended && matches!(self.holding, Holding::Whole(_)) {
             self.complete.store(true, Ordering::Release);
-            self.loaded.notify_waiters();
+            self.loading.notify_waiters();
             // Nothing of a former generation is left.
             self.proven_before.store(i64::MAX, Ordering::Release);
         }

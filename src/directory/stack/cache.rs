@@ -128,11 +128,19 @@ where
         Read { answer: self.inner.call(request), ticket }
     }
 
-    /// Waits for a load of the whole table, where one is under way.
+    /// Waits for a load of the whole table, where one is under way, to bring the tenant: a read that the load makes needless would be one
+    /// for each tenant who is asked for at a start, and the table would be read twice.
     async fn await_load(&mut self, request: &RouteRequest) -> Option<Routed> {
-        let loaded = tokio::time::timeout(self.load_patience, self.memory.loaded());
-        loaded.await.ok()?;
-        self.recall(request)
+        // Without what is below, which need not be shareable.
+        let memory = Arc::clone(&self.memory);
+        let above = Cached {
+            inner: (),
+            memory,
+            clock: self.clock.clone(),
+            load_patience: self.load_patience,
+        };
+        let found = self.memory.found_loading(|| above.recall(request));
+        tokio::time::timeout(self.load_patience, found).await.ok()?
     }
 
     async fn miss(&mut self, request: RouteRequest, mut read: Read<S::Future>) -> Answer {
@@ -289,6 +297,30 @@ mod tests {
 
     fn told(epoch: u64) -> Change {
         Change::Placed { placement: placement("k", "a", epoch), replaced: None }
+    }
+
+    /// Who waits for the whole table is answered as soon as the tenant is there, and reads the table only if that takes too long.
+    #[tokio::test(start_paused = true)]
+    async fn a_load_answers_those_whom_it_brings() {
+        let patience = Duration::from_millis(100);
+        let time = Time::new();
+        let memory = Arc::new(Memory::new(Mode::Whole, time.clock(), &Randomness::system()));
+        let inner = Inner::answering(found("late", 1), Duration::ZERO);
+        let mut cached =
+            CacheLayer::new(memory.clone(), time.clock(), patience).layer(inner.clone());
+        memory.begin_load();
+        let began = tokio::time::Instant::now();
+        let asking = tokio::spawn(cached.call(look_up("soon")));
+        tokio::task::yield_now().await;
+        assert!(memory.take_in(&[placement("other", "a", 1)]));
+        tokio::time::sleep(patience / 2).await;
+        assert!(!asking.is_finished());
+        assert!(memory.take_in(&[placement("soon", "a", 1)]));
+        assert_eq!(asking.await.unwrap().unwrap().source, Source::Memory);
+        assert_eq!((inner.calls(), began.elapsed()), (0, patience / 2));
+        assert_eq!(cached.call(look_up("late")).await.unwrap().source, Source::Table);
+        assert_eq!(inner.calls(), 1);
+        assert!(began.elapsed() >= patience * 3 / 2);
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_smithy_types::retry::ErrorKind;
 
 use crate::store::StoreError;
 
@@ -36,7 +37,7 @@ where
                 StoreError::Timeout
             } else if connected {
                 StoreError::Failed
-            } else if failure.is_io() || failure.is_timeout() {
+            } else if failure.is_io() || failure.is_timeout() || passes(failure.as_other()) {
                 StoreError::Unreachable
             } else {
                 // Nothing was sent, and not for want of a network: credentials, as a rule.
@@ -51,6 +52,11 @@ where
         SdkError::ConstructionFailure(_) => rejected(DisplayErrorContext(error).to_string()),
         _ => StoreError::Failed,
     }
+}
+
+/// Whether the HTTP client says of an error without a connection that it may pass: a connection that was closed as soon as it was made.
+fn passes(kind: Option<ErrorKind>) -> bool {
+    kind == Some(ErrorKind::TransientError)
 }
 
 fn from_service(error: &impl ProvideErrorMetadata, status: u16) -> StoreError {
@@ -76,7 +82,8 @@ pub fn rejected(mut detail: String) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_dynamodb::error::ErrorMetadata;
+    use aws_sdk_dynamodb::error::{ConnectorError, ErrorMetadata};
+    use aws_sdk_dynamodb::operation::get_item::GetItemError;
 
     use super::*;
 
@@ -103,6 +110,24 @@ mod tests {
         ] {
             let detail = format!("{code}: m");
             assert_eq!(service(code, 400), StoreError::Rejected { detail });
+        }
+    }
+
+    /// What never had a connection was not done. For want of one it may be tried again; for want of anything else that is no use.
+    #[test]
+    fn what_was_not_sent_is_told_apart() {
+        let of = |error: ConnectorError| {
+            let error: SdkError<GetItemError, HttpResponse> =
+                SdkError::dispatch_failure(error.never_connected());
+            from_sdk(&error)
+        };
+        // A connection that is closed at once; the client that makes it says so.
+        let closed = ConnectorError::other("closed".into(), Some(ErrorKind::TransientError));
+        for error in [closed, ConnectorError::io("refused".into())] {
+            assert_eq!(of(error), StoreError::Unreachable);
+        }
+        for error in [ConnectorError::user("no".into()), ConnectorError::other("no".into(), None)] {
+            assert!(matches!(of(error), StoreError::Rejected { .. }));
         }
     }
 
