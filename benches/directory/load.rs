@@ -1,8 +1,6 @@
 //! The load: closed loops over some connections, each with some calls under way.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cell_directory::proto::v1;
@@ -56,24 +54,32 @@ pub struct Figures {
     pub p99: Duration,
 }
 
+impl Figures {
+    /// Of calls that took so long each, in so much time together.
+    pub fn of(mut latencies: Vec<Duration>, elapsed: Duration) -> Self {
+        latencies.sort();
+        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+        Self {
+            per_second: latencies.len() as f64 / elapsed.as_secs_f64(),
+            p50: at(0.5),
+            p99: at(0.99),
+        }
+    }
+}
+
 /// Calls for a while and counts.
-pub async fn measure<F, T>(
-    clients: &[CellDirectoryClient<Channel>],
-    streams: usize,
-    duration: Duration,
-    call: F,
-) -> Figures
+pub async fn measure<C, F, T>(clients: &[C], streams: usize, duration: Duration, call: F) -> Figures
 where
-    F: Fn(CellDirectoryClient<Channel>, u64) -> T + Clone + Send + Sync + 'static,
+    C: Clone + Send + 'static,
+    F: Fn(C, u64) -> T + Clone + Send + Sync + 'static,
     T: Future<Output = ()> + Send,
 {
-    let done = Arc::new(AtomicU64::new(0));
     let until = Instant::now() + duration;
     let began = Instant::now();
     let mut loops = Vec::new();
     for (at, client) in clients.iter().enumerate() {
         for stream in 0..streams {
-            let (client, call, done) = (client.clone(), call.clone(), Arc::clone(&done));
+            let (client, call) = (client.clone(), call.clone());
             let seed = (at * 1000 + stream) as u64 ^ began.elapsed().as_nanos() as u64;
             loops.push(tokio::spawn(async move {
                 let mut numbers = Numbers(seed);
@@ -82,7 +88,6 @@ where
                     let sent = Instant::now();
                     call(client.clone(), numbers.next()).await;
                     latencies.push(sent.elapsed());
-                    done.fetch_add(1, Ordering::Relaxed);
                 }
                 latencies
             }));
@@ -92,13 +97,7 @@ where
     for each in loops {
         latencies.extend(each.await.unwrap());
     }
-    latencies.sort();
-    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    Figures {
-        per_second: done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64(),
-        p50: at(0.5),
-        p99: at(0.99),
-    }
+    Figures::of(latencies, began.elapsed())
 }
 
 /// Resolves a tenant that is in memory.

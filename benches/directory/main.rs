@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench directory -- resolve     gRPC hits against a bare tonic echo of the same messages
+//! cargo bench --bench directory -- peers       the same against etcd and Redis, where they are installed
 //! cargo bench --bench directory -- assign      new keys against single conditional puts, on each engine
 //! cargo bench --bench directory -- cold-start  a start from a snapshot, the table out of reach: time to the first answer
 //! cargo bench --bench directory -- overload    ten times the calls that can be served, for 60 seconds, and what is still served
@@ -15,9 +16,13 @@
 mod assign;
 mod cold_start;
 mod collector;
+#[path = "../../tests/support/dynamodb_local.rs"]
+#[allow(dead_code, unused_imports)]
+mod dynamodb_local;
 mod echo;
 mod load;
 mod overload;
+mod peers;
 mod propagation;
 mod resolve;
 mod service;
@@ -63,13 +68,14 @@ fn main() {
     };
     match which {
         Some("resolve") => resolve::run(&options),
+        Some("peers") => peers::run(&options),
         Some("assign") => assign::run(&options),
         Some("overload") => overload::run(&options),
         Some("cold-start") => cold_start::run(&options),
         Some("propagation") => propagation::run(),
         _ => {
             eprintln!(
-                "usage: cargo bench --bench directory -- resolve|assign|overload|cold-start|propagation [options]"
+                "usage: cargo bench --bench directory -- resolve|peers|assign|overload|cold-start|propagation [options]"
             );
             std::process::exit(2);
         }
