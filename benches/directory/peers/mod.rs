@@ -53,12 +53,13 @@ pub fn run(options: &Options) {
     let echo = servers.block_on(echo::start(sample));
 
     // Each is ended when this function ends, however it does.
-    let etcd = etcd.map(|program| etcd::Etcd::start(&program));
+    let mut etcd = etcd.map(|program| etcd::Etcd::start(&program));
     let redis = redis.map(|program| redis::Redis::start(&program));
     clients.block_on(async {
-        if let Some(etcd) = &etcd {
+        if let Some(etcd) = &mut etcd {
             eprintln!("filling etcd {}", etcd.version);
             etcd::fill(etcd.address, placements, &value).await;
+            etcd.restart();
         }
         if let Some(redis) = &redis {
             eprintln!("filling Redis {}", redis.version);
