@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Options: `--rounds N` (default 5 pairs), `--seconds N` a measurement (default 2, 60 for `overload`), `--placements N` (default 1,000,000),
-//! `--engine embedded|dynamodb-local|both` for `assign`. Baseline and directory take turns, and the ratio is the median of the pairs', so
+//! `--engine embedded|dynamodb-local|both` for `assign`, `--connections N` (default 8) for `overload`. Baseline and directory take turns, and the ratio is the median of the pairs', so
 //! that a machine whose speed drifts does not decide it.
 
 mod assign;
@@ -40,6 +40,8 @@ pub struct Options {
     pub duration: Duration,
     pub placements: usize,
     pub engines: Vec<assign::Engine>,
+    /// Of `overload`.
+    pub connections: usize,
 }
 
 fn main() {
@@ -59,6 +61,7 @@ fn main() {
         rounds: number("--rounds", 5),
         duration: Duration::from_secs(number("--seconds", seconds) as u64),
         placements: number("--placements", 1_000_000),
+        connections: number("--connections", 8),
         engines: match option("--engine").as_deref() {
             Some("embedded") => vec![assign::Engine::Embedded],
             Some("dynamodb-local") => vec![assign::Engine::DynamoDbLocal],
