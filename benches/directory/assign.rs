@@ -14,12 +14,8 @@ use cell_directory::store::dynamodb::{
 };
 use cell_directory::telemetry::Telemetry;
 
+use crate::dynamodb_local::{DynamoDbLocal, Storage};
 use crate::{Options, load, median, resolve, service};
-
-#[path = "../../tests/support/dynamodb_local.rs"]
-#[allow(dead_code, unused_imports)]
-mod dynamodb_local;
-use dynamodb_local::{DynamoDbLocal, Storage};
 
 /// Callers at the same time, on either side.
 const CALLERS: usize = 64;

@@ -58,18 +58,30 @@ pub struct Figures {
     pub cpu: Duration,
 }
 
+impl Figures {
+    /// Of calls that took so long each, in so much time and processor time together.
+    pub fn of(mut latencies: Vec<Duration>, elapsed: Duration, cpu: Duration) -> Self {
+        latencies.sort();
+        let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+        let calls = latencies.len();
+        Self {
+            calls,
+            per_second: calls as f64 / elapsed.as_secs_f64(),
+            p50: at(0.5),
+            p99: at(0.99),
+            cpu: cpu.div_f64(calls as f64),
+        }
+    }
+}
+
 /// Calls for a while, `streams` calls at a time on each connection, and counts.
-pub async fn measure<F, T>(
-    clients: &[CellDirectoryClient<Channel>],
-    streams: usize,
-    duration: Duration,
-    call: F,
-) -> Figures
+pub async fn measure<C, F, T>(clients: &[C], streams: usize, duration: Duration, call: F) -> Figures
 where
-    F: Fn(CellDirectoryClient<Channel>, u64) -> T + Clone + Send + Sync + 'static,
+    C: Clone + Send + 'static,
+    F: Fn(C, u64) -> T + Clone + Send + Sync + 'static,
     T: Future<Output = ()> + Send,
 {
-    let on = |client: &CellDirectoryClient<Channel>| {
+    let on = |client: &C| {
         let (client, call) = (client.clone(), call.clone());
         move |number| call(client.clone(), number)
     };
@@ -102,17 +114,7 @@ where
     for each in loops {
         latencies.extend(each.await.unwrap());
     }
-    let (took, cpu) = (began.elapsed(), cpu.elapsed());
-    latencies.sort();
-    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    let calls = latencies.len();
-    Figures {
-        calls,
-        per_second: calls as f64 / took.as_secs_f64(),
-        p50: at(0.5),
-        p99: at(0.99),
-        cpu: cpu.div_f64(calls as f64),
-    }
+    Figures::of(latencies, began.elapsed(), cpu.elapsed())
 }
 
 /// Resolves a tenant that is in memory.

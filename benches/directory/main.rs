@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench directory -- resolve     gRPC hits against a bare tonic echo of the same messages
+//! cargo bench --bench directory -- peers       the same against etcd and Redis, where they are installed
 //! cargo bench --bench directory -- assign      new keys against single conditional puts, on each engine
 //! cargo bench --bench directory -- cold-start  a start from a snapshot, the table out of reach: time to the first answer
 //! cargo bench --bench directory -- overload    ten times the calls that can be served, for 60 seconds, and what is still served
@@ -9,15 +10,19 @@
 //! ```
 //!
 //! Options: `--rounds N` (default 5 pairs), `--seconds N` a measurement (default 2, 60 for `overload`), `--placements N` (default 1,000,000),
-//! `--engine embedded|dynamodb-local|both` for `assign`. Baseline and directory take turns, and the ratio is the median of the pairs', so
+//! `--engine embedded|dynamodb-local|both` for `assign`, `--connections N` (default 8) for `overload`. Baseline and directory take turns, and the ratio is the median of the pairs', so
 //! that a machine whose speed drifts does not decide it.
 
 mod assign;
 mod cold_start;
 mod collector;
+#[path = "../../tests/support/dynamodb_local.rs"]
+#[allow(dead_code, unused_imports)]
+mod dynamodb_local;
 mod echo;
 mod load;
 mod overload;
+mod peers;
 mod propagation;
 mod resolve;
 mod service;
@@ -35,6 +40,8 @@ pub struct Options {
     pub duration: Duration,
     pub placements: usize,
     pub engines: Vec<assign::Engine>,
+    /// Of `overload`.
+    pub connections: usize,
 }
 
 fn main() {
@@ -54,6 +61,7 @@ fn main() {
         rounds: number("--rounds", 5),
         duration: Duration::from_secs(number("--seconds", seconds) as u64),
         placements: number("--placements", 1_000_000),
+        connections: number("--connections", 8),
         engines: match option("--engine").as_deref() {
             Some("embedded") => vec![assign::Engine::Embedded],
             Some("dynamodb-local") => vec![assign::Engine::DynamoDbLocal],
@@ -63,13 +71,14 @@ fn main() {
     };
     match which {
         Some("resolve") => resolve::run(&options),
+        Some("peers") => peers::run(&options),
         Some("assign") => assign::run(&options),
         Some("overload") => overload::run(&options),
         Some("cold-start") => cold_start::run(&options),
         Some("propagation") => propagation::run(),
         _ => {
             eprintln!(
-                "usage: cargo bench --bench directory -- resolve|assign|overload|cold-start|propagation [options]"
+                "usage: cargo bench --bench directory -- resolve|peers|assign|overload|cold-start|propagation [options]"
             );
             std::process::exit(2);
         }

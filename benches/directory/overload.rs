@@ -11,6 +11,8 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cell_directory::proto::v1;
@@ -20,11 +22,8 @@ use prost::Message;
 
 use crate::{Options, load, resolve, service};
 
-const CONNECTIONS: usize = 8;
-/// Calls under way on each connection while the peak is looked for.
-const CLOSED_STREAMS: usize = 32;
-/// And at most under overload: what the server allows by default.
-const OPEN_STREAMS: usize = 1000;
+/// Calls under way, all connections together, while the peak is looked for: 8 x 32.
+const CLOSED_CALLS: usize = 256;
 const TIMES: f64 = 10.0;
 /// How long the closed loop looks for the peak.
 const CALM: Duration = Duration::from_secs(5);
@@ -39,11 +38,13 @@ pub fn run(options: &Options) {
     let servers = tokio::runtime::Builder::new_multi_thread()
         // The rest is for the load.
         .worker_threads(cores.saturating_sub(1).max(1))
+        .on_thread_start(Cpu::note)
         .enable_all()
         .build()
         .unwrap();
     let placements = options.placements.min(100_000);
     let config = service::config(placements);
+    let most = config.max_concurrent_streams as usize;
     let service = servers.block_on(service::start(
         service::store(MemoryStore::default()),
         &config,
@@ -51,13 +52,13 @@ pub fn run(options: &Options) {
     ));
     servers.block_on(resolve::fill(&service.directory, placements));
     let mut clients: Vec<_> =
-        (0..CONNECTIONS).map(|at| Client::connect(service.address, at as u64)).collect();
+        (0..options.connections).map(|at| Client::connect(service.address, at as u64)).collect();
 
     let _warm = measure(&mut clients, Pace::Closed, Duration::from_secs(1));
     let calm = measure(&mut clients, Pace::Closed, CALM);
-    print("closed loop, 8 x 32", &calm);
+    print("closed loop", &calm);
     let rate = calm.per_second * TIMES;
-    let over = measure(&mut clients, Pace::Open { rate }, options.duration);
+    let over = measure(&mut clients, Pace::Open { rate, most }, options.duration);
     print("open loop, 10 x", &over);
     let ended = Instant::now();
     let back = loop {
@@ -77,6 +78,11 @@ pub fn run(options: &Options) {
         "goodput / peak            {:>8.2}   (at least 0.90)",
         over.per_second / calm.per_second
     );
+    // Tells, on a machine that does something else besides, what that did to the figure above.
+    println!(
+        "the same, for each second of a processor that the server had {:>8.2}",
+        (over.per_second / over.cpu.ran) / (calm.per_second / calm.cpu.ran)
+    );
     let p99 = over.p99.as_secs_f64() / calm.p99.as_secs_f64();
     println!("p99 admitted / normal     {p99:>8.2}   (at most 3.00)");
     match back {
@@ -91,7 +97,8 @@ pub fn run(options: &Options) {
 
 fn print(name: &str, figures: &Figures) {
     println!(
-        "{name:<20} {:>9.0} answered/s  p50 {:>8.2?}  p99 {:>8.2?}  sent {} refused {} not sent {} reset {}",
+        "{name:<20} {:>9.0} answered/s  p50 {:>8.2?}  p99 {:>8.2?}  sent {} refused {} not sent {} reset {}  \
+         server ran {:.0} % and waited {:.0} %",
         figures.per_second,
         figures.p50,
         figures.p99,
@@ -99,15 +106,19 @@ fn print(name: &str, figures: &Figures) {
         figures.refused,
         figures.offered - figures.sent,
         figures.reset,
+        figures.cpu.ran * 100.0,
+        figures.cpu.waited * 100.0,
     );
 }
 
 #[derive(Clone, Copy)]
 enum Pace {
     Closed,
-    /// Calls a second, all connections together.
     Open {
+        /// Calls a second, all connections together.
         rate: f64,
+        /// Calls under way on a connection, which the server sets.
+        most: usize,
     },
 }
 
@@ -119,15 +130,55 @@ struct Figures {
     sent: u64,
     refused: u64,
     reset: u64,
+    cpu: Cpu,
+}
+
+/// What the server's threads had of a processor, as parts of a processor: a machine that does something else besides is seen here.
+#[derive(Clone, Copy, Default)]
+struct Cpu {
+    ran: f64,
+    /// For a processor, ready to run.
+    waited: f64,
+}
+
+static SERVERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+impl Cpu {
+    /// Notes a thread of the server; where the system does not tell, nothing is known.
+    fn note() {
+        if let Ok(thread) = std::fs::read_link("/proc/thread-self") {
+            SERVERS.lock().unwrap().push(Path::new("/proc").join(thread).join("schedstat"));
+        }
+    }
+
+    /// Seconds since the threads began.
+    fn so_far() -> Self {
+        let mut sum = Self::default();
+        for file in &*SERVERS.lock().unwrap() {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            let mut times =
+                text.split_whitespace().map(|nanos| nanos.parse::<f64>().unwrap_or(0.0) / 1e9);
+            sum.ran += times.next().unwrap_or(0.0);
+            sum.waited += times.next().unwrap_or(0.0);
+        }
+        sum
+    }
+
+    fn since(self, before: Self, elapsed: Duration) -> Self {
+        let part = |now: f64, before: f64| (now - before) / elapsed.as_secs_f64();
+        Self { ran: part(self.ran, before.ran), waited: part(self.waited, before.waited) }
+    }
 }
 
 fn measure(clients: &mut [Client], pace: Pace, duration: Duration) -> Figures {
     let began = Instant::now();
+    let cpu = Cpu::so_far();
     for client in &mut *clients {
         client.latencies.clear();
         (client.sent, client.refused, client.reset) = (0, 0, 0);
     }
     let mut offered = vec![0u64; clients.len()];
+    let (connections, closed) = (clients.len() as f64, CLOSED_CALLS.div_ceil(clients.len()));
     loop {
         let elapsed = began.elapsed();
         if elapsed >= duration {
@@ -137,15 +188,15 @@ fn measure(clients: &mut [Client], pace: Pace, duration: Duration) -> Figures {
             client.receive();
             match pace {
                 Pace::Closed => {
-                    while client.under_way < CLOSED_STREAMS && client.begin() {
+                    while client.under_way < closed && client.begin() {
                         *offered += 1;
                     }
                 }
-                Pace::Open { rate } => {
-                    let due = (elapsed.as_secs_f64() * rate / CONNECTIONS as f64) as u64;
+                Pace::Open { rate, most } => {
+                    let due = (elapsed.as_secs_f64() * rate / connections) as u64;
                     while *offered < due {
                         *offered += 1;
-                        if client.under_way >= OPEN_STREAMS || !client.begin() {
+                        if client.under_way >= most || !client.begin() {
                             // The rest of this round finds no room either.
                             *offered = due;
                         }
@@ -172,6 +223,7 @@ fn measure(clients: &mut [Client], pace: Pace, duration: Duration) -> Figures {
         sent: sum(|client| client.sent),
         refused: sum(|client| client.refused),
         reset: sum(|client| client.reset),
+        cpu: Cpu::so_far().since(cpu, began.elapsed()),
     }
 }
 

@@ -104,7 +104,7 @@ fn compare<F, T>(
 }
 
 /// What the directory answers, for the echo to answer.
-async fn sample(address: std::net::SocketAddr) -> echo::Echo {
+pub async fn sample(address: std::net::SocketAddr) -> echo::Echo {
     let mut client = load::connect(address, 1).await.remove(0);
     let request = v1::ResolveRequest { partition_key: load::key(1), ..Default::default() };
     let resolve = client.resolve(request).await.unwrap().into_inner();
@@ -146,6 +146,6 @@ pub fn cell(id: &str) -> NewCell {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
 }

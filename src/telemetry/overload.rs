@@ -7,8 +7,8 @@ use opentelemetry::metrics::{Counter, Gauge, Meter, UpDownCounter};
 pub const ADMISSION_SHEDS: &str = "cell.admission.sheds";
 /// How long calls wait for a processor, in seconds.
 pub const ADMISSION_QUEUE_DELAY: &str = "cell.admission.queue_delay";
-/// The share of each `class` that is taken, 0 to 1.
-pub const ADMISSION_SHARE: &str = "cell.admission.share";
+/// How many calls may wait for a processor before one of each `class` is refused; 2^32 - 1 while there is no bound.
+pub const ADMISSION_QUEUE_BOUND: &str = "cell.admission.queue_bound";
 /// Calls that wait for the table.
 pub const ADMISSION_IN_FLIGHT: &str = "cell.admission.in_flight";
 /// Connections that are open.
@@ -21,7 +21,7 @@ pub const CONNECTIONS_ENDED: &str = "cell.connections.ended";
 pub struct OverloadMetrics {
     sheds: Counter<u64>,
     queue_delay: Gauge<f64>,
-    share: Gauge<f64>,
+    queue_bound: Gauge<u64>,
     in_flight: Gauge<u64>,
     open: UpDownCounter<i64>,
     ended: Counter<u64>,
@@ -40,10 +40,10 @@ impl OverloadMetrics {
                 .with_unit("s")
                 .with_description("How long calls wait for a processor")
                 .build(),
-            share: meter
-                .f64_gauge(ADMISSION_SHARE)
-                .with_unit("1")
-                .with_description("Share of each class of calls that is taken")
+            queue_bound: meter
+                .u64_gauge(ADMISSION_QUEUE_BOUND)
+                .with_unit("{call}")
+                .with_description("Calls that may wait for a processor, by class")
                 .build(),
             in_flight: meter
                 .u64_gauge(ADMISSION_IN_FLIGHT)
@@ -72,8 +72,8 @@ impl OverloadMetrics {
         self.queue_delay.record(seconds, &[]);
     }
 
-    pub fn share(&self, class: &'static str, share: f64) {
-        self.share.record(share, &[KeyValue::new("class", class)]);
+    pub fn queue_bound(&self, class: &'static str, calls: u32) {
+        self.queue_bound.record(calls.into(), &[KeyValue::new("class", class)]);
     }
 
     pub fn in_flight(&self, calls: u64) {

@@ -166,7 +166,8 @@ async fn places_are_counted_over_all_connections_and_go_to_what_matters_most() {
         (low, normal) == (18, 21) && (19..=20).contains(&critical)
     };
     receiver.wait_for_points("cell.admission.sheds", sheds, SOON).await;
-    for gauge in ["cell.admission.queue_delay", "cell.admission.share", "cell.admission.in_flight"]
+    for gauge in
+        ["cell.admission.queue_delay", "cell.admission.queue_bound", "cell.admission.in_flight"]
     {
         receiver.wait_for_points(gauge, |points| !points.is_empty(), SOON).await;
     }

@@ -26,8 +26,8 @@ pub struct DynamoDbLocal {
 /// Longest wait for the engine to answer: a JVM on a busy machine.
 const START: Duration = Duration::from_secs(90);
 
-/// Starts the engine with the rest of its arguments, and stops it when standard input ends.
-const SHELL: &str = r#"
+/// Starts a server with the rest of its arguments, and stops it when standard input ends.
+pub const SHELL: &str = r#"
 exec 3<&0
 "$@" </dev/null 3<&- >/dev/null 2>&1 &
 engine=$!
