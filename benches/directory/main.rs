@@ -20,6 +20,7 @@ mod collector;
 #[allow(dead_code, unused_imports)]
 mod dynamodb_local;
 mod echo;
+mod lean;
 mod load;
 mod overload;
 mod peers;

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 
 use cell_directory::proto::v1;
 use futures::StreamExt;
 use http::uri::PathAndQuery;
+use prost::Message;
 use tempfile::TempDir;
 use tonic::Request;
 use tonic::client::Grpc;
@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 
 use super::program::{self, Program};
-use crate::load;
+use crate::{lean, load};
 
 /// The most that etcd takes in a transaction by default, and the transactions under way while it is filled.
 const PUTS_A_TRANSACTION: u64 = 128;
@@ -27,42 +27,6 @@ struct RangeRequest {
     /// From this member's own state, without a round of the quorum.
     #[prost(bool, tag = "7")]
     serializable: bool,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct RangeResponse {
-    #[prost(message, optional, tag = "1")]
-    header: Option<ResponseHeader>,
-    #[prost(message, repeated, tag = "2")]
-    kvs: Vec<KeyValue>,
-    #[prost(int64, tag = "4")]
-    count: i64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct ResponseHeader {
-    #[prost(uint64, tag = "1")]
-    cluster_id: u64,
-    #[prost(uint64, tag = "2")]
-    member_id: u64,
-    #[prost(int64, tag = "3")]
-    revision: i64,
-    #[prost(uint64, tag = "4")]
-    raft_term: u64,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct KeyValue {
-    #[prost(bytes = "vec", tag = "1")]
-    key: Vec<u8>,
-    #[prost(int64, tag = "2")]
-    create_revision: i64,
-    #[prost(int64, tag = "3")]
-    mod_revision: i64,
-    #[prost(int64, tag = "4")]
-    version: i64,
-    #[prost(bytes = "vec", tag = "5")]
-    value: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -170,16 +134,10 @@ pub async fn fill(address: SocketAddr, keys: u64, value: &v1::Placement) {
         .await;
 }
 
-/// Reads a key that is there.
-pub fn range(
-    keys: u64,
-) -> impl Fn(Grpc<Channel>, u64) -> Pin<Box<dyn Future<Output = ()> + Send>> + Clone + Send + Sync {
-    move |mut client, number| {
-        Box::pin(async move {
-            let key = load::key(number % keys).into();
-            let request = RangeRequest { key, serializable: true };
-            let answer: RangeResponse = call(&mut client, "/etcdserverpb.KV/Range", request).await;
-            assert_eq!(answer.kvs.len(), 1);
-        })
-    }
+/// A client that reads the keys of these numbers.
+pub fn ranging(address: SocketAddr, mut numbers: impl FnMut() -> u64 + 'static) -> lean::Client {
+    lean::Client::connect(address, "/etcdserverpb.KV/Range", move |message| {
+        let request = RangeRequest { key: load::key(numbers()).into(), serializable: true };
+        request.encode(message).unwrap();
+    })
 }

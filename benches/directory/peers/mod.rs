@@ -1,7 +1,7 @@
 //! gRPC Resolve against what else answers where something is: etcd's serializable Range, which reads no quorum either, and Redis GET.
 //!
-//! All hold the same keys, with the encoded placement as the value, and are asked in the same shape by turns. etcd is asked by the same
-//! tonic client as the directory; Redis by a client that pipelines and hardly costs anything, so its figure is that of Redis.
+//! All hold the same keys, with the encoded placement as the value, and are asked in the same shape by turns, by clients that cost little:
+//! what is compared is the servers.
 
 mod etcd;
 mod program;
@@ -12,9 +12,10 @@ use std::net::SocketAddr;
 use cell_directory::proto::v1;
 use cell_directory::store::memory::MemoryStore;
 use prost::Message;
+use tokio::runtime::Runtime;
 
-use crate::load::{self, Figures, Shape};
-use crate::{Options, collector, echo, median, resolve, service};
+use crate::load::{Figures, Numbers, Shape};
+use crate::{Options, collector, echo, lean, median, resolve, service};
 
 const SHAPE: Shape = Shape { connections: 8, streams: 32 };
 
@@ -55,7 +56,7 @@ pub fn run(options: &Options) {
     // Each is ended when this function ends, however it does.
     let mut etcd = etcd.map(|program| etcd::Etcd::start(&program));
     let redis = redis.map(|program| redis::Redis::start(&program));
-    clients.block_on(async {
+    let peers = clients.block_on(async {
         if let Some(etcd) = &mut etcd {
             eprintln!("filling etcd {}", etcd.version);
             etcd::fill(etcd.address, placements, &value).await;
@@ -79,8 +80,9 @@ pub fn run(options: &Options) {
             etcd.as_ref().map(|etcd| format!("etcd {}, ", etcd.version)).unwrap_or_default(),
             redis.as_ref().map(|redis| format!("Redis {}", redis.version)).unwrap_or_default(),
         );
-        print(&compare(options, &peers).await);
+        peers
     });
+    print(&compare(options, &peers, value.encoded_len(), &clients));
 }
 
 /// Where to ask.
@@ -97,30 +99,41 @@ fn value(of: &v1::Placement, key: String) -> Vec<u8> {
 }
 
 /// Lets all take turns. The rounds' figures, in the order of the names.
-async fn compare(options: &Options, peers: &Peers) -> Vec<[Option<Figures>; NAMES.len()]> {
+fn compare(
+    options: &Options,
+    peers: &Peers,
+    value: usize,
+    clients: &Runtime,
+) -> Vec<[Option<Figures>; NAMES.len()]> {
     let placements = options.placements as u64;
-    let duration = options.duration;
-    let hit = load::hit(placements);
-    let echo = load::connect(peers.echo, SHAPE.connections).await;
-    let directory = load::connect(peers.directory, SHAPE.connections).await;
-    let etcd = match peers.etcd {
-        Some(address) => Some(etcd::connect(address, SHAPE.connections).await),
-        None => None,
+    let numbers = |at: u64| {
+        let mut numbers = Numbers(at);
+        move || numbers.next() % placements
+    };
+    let connections = 0..SHAPE.connections as u64;
+    let resolving =
+        |address| connections.clone().map(|at| lean::resolving(address, numbers(at))).collect();
+    let mut echo: Vec<lean::Client> = resolving(peers.echo);
+    let mut directory: Vec<lean::Client> = resolving(peers.directory);
+    let mut etcd: Option<Vec<lean::Client>> = peers
+        .etcd
+        .map(|address| connections.clone().map(|at| etcd::ranging(address, numbers(at))).collect());
+    let ask = |clients: &mut Vec<lean::Client>| {
+        let figures = lean::closed(clients, SHAPE.streams, options.duration);
+        for client in clients {
+            let answers = client.latencies.len() as u64;
+            let whole = client.answered >= answers * value as u64;
+            assert!(whole && client.refused + client.reset == 0, "not every answer has its value");
+        }
+        Some(figures)
     };
     let mut rounds = Vec::new();
     // The first round warms up.
     for round in 0..=options.rounds {
-        let mut figures = [None; NAMES.len()];
-        figures[0] = Some(load::measure(&echo, SHAPE.streams, duration, hit.clone()).await);
-        figures[DIRECTORY] =
-            Some(load::measure(&directory, SHAPE.streams, duration, hit.clone()).await);
-        if let Some(clients) = &etcd {
-            let range = etcd::range(placements);
-            figures[ETCD] = Some(load::measure(clients, SHAPE.streams, duration, range).await);
-        }
-        if let Some(address) = peers.redis {
-            figures[3] = Some(redis::measure(address, placements, SHAPE, duration).await);
-        }
+        let redis = peers.redis.map(|address| {
+            clients.block_on(redis::measure(address, placements, SHAPE, options.duration))
+        });
+        let figures = [ask(&mut echo), ask(&mut directory), etcd.as_mut().and_then(ask), redis];
         if round > 0 {
             rounds.push(figures);
         }
