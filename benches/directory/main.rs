@@ -43,6 +43,7 @@ pub struct Options {
     pub engines: Vec<assign::Engine>,
     /// Of `overload`.
     pub connections: usize,
+    pub max_queue_delay: Option<Duration>,
 }
 
 fn main() {
@@ -63,6 +64,8 @@ fn main() {
         duration: Duration::from_secs(number("--seconds", seconds) as u64),
         placements: number("--placements", 1_000_000),
         connections: number("--connections", 8),
+        max_queue_delay: option("--max-queue-delay-us")
+            .map(|_| Duration::from_micros(number("--max-queue-delay-us", 0) as u64)),
         engines: match option("--engine").as_deref() {
             Some("embedded") => vec![assign::Engine::Embedded],
             Some("dynamodb-local") => vec![assign::Engine::DynamoDbLocal],

@@ -6,8 +6,6 @@
 //!
 //! The load comes from lean clients: others could not offer ten times as much. Latencies count from the moment a call was due.
 
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use cell_directory::store::memory::MemoryStore;
@@ -28,14 +26,15 @@ const PIECE: Duration = Duration::from_millis(500);
 pub fn run(options: &Options) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let servers = tokio::runtime::Builder::new_multi_thread()
-        // The rest is for the load.
         .worker_threads(cores.saturating_sub(1).max(1))
-        .on_thread_start(Cpu::note)
         .enable_all()
         .build()
         .unwrap();
     let placements = options.placements.min(100_000);
-    let config = service::config(placements);
+    let mut config = service::config(placements);
+    // The rest is for the load.
+    config.serve_threads = cores.saturating_sub(1).max(1) as u32;
+    config.max_queue_delay = options.max_queue_delay.unwrap_or(config.max_queue_delay);
     let most = config.max_concurrent_streams as usize;
     let service = servers.block_on(service::start(
         service::store(MemoryStore::default()),
@@ -134,21 +133,17 @@ struct Cpu {
     waited: f64,
 }
 
-static SERVERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
 impl Cpu {
-    /// Notes a thread of the server; where the system does not tell, nothing is known.
-    fn note() {
-        if let Ok(thread) = std::fs::read_link("/proc/thread-self") {
-            SERVERS.lock().unwrap().push(Path::new("/proc").join(thread).join("schedstat"));
-        }
-    }
-
-    /// Seconds since the threads began.
+    /// Seconds since the threads that serve began; where the system does not tell, nothing is known.
     fn so_far() -> Self {
         let mut sum = Self::default();
-        for file in &*SERVERS.lock().unwrap() {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
+        let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        for task in tasks.map(|task| task.path()) {
+            let name = std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+            if !name.starts_with("serve-") {
+                continue;
+            }
+            let text = std::fs::read_to_string(task.join("schedstat")).unwrap_or_default();
             let mut times =
                 text.split_whitespace().map(|nanos| nanos.parse::<f64>().unwrap_or(0.0) / 1e9);
             sum.ran += times.next().unwrap_or(0.0);
