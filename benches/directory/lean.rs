@@ -82,6 +82,7 @@ pub struct Client {
     /// Bytes that may be sent, and bytes received that were not granted again.
     window: i64,
     received: u32,
+    counts_from: Instant,
     pub latencies: Vec<Duration>,
     pub sent: u64,
     pub refused: u64,
@@ -143,6 +144,7 @@ impl Client {
             first_stream: 1,
             window: WINDOW.into(),
             received: 0,
+            counts_from: Instant::now(),
             latencies: Vec::new(),
             sent: 0,
             refused: 0,
@@ -151,8 +153,9 @@ impl Client {
         }
     }
 
-    /// Begins to count anew.
+    /// Begins to count anew. Calls under way, which waited until the client went on, are not counted at all.
     pub fn forget(&mut self) {
+        self.counts_from = Instant::now();
         self.latencies.clear();
         (self.sent, self.refused, self.reset, self.answered) = (0, 0, 0, 0);
     }
@@ -243,6 +246,7 @@ impl Client {
             return;
         }
         match self.end(stream) {
+            Some((began, _)) if began < self.counts_from => {}
             Some((began, true)) => self.latencies.push(began.elapsed()),
             Some((_, false)) => self.refused += 1,
             None => {}

@@ -44,6 +44,7 @@ pub struct Options {
     /// Of `overload`.
     pub connections: usize,
     pub max_queue_delay: Option<Duration>,
+    pub max_concurrent_streams: Option<u32>,
 }
 
 fn main() {
@@ -64,6 +65,8 @@ fn main() {
         duration: Duration::from_secs(number("--seconds", seconds) as u64),
         placements: number("--placements", 1_000_000),
         connections: number("--connections", 8),
+        max_concurrent_streams: option("--max-concurrent-streams")
+            .map(|_| number("--max-concurrent-streams", 0) as u32),
         max_queue_delay: option("--max-queue-delay-us")
             .map(|_| Duration::from_micros(number("--max-queue-delay-us", 0) as u64)),
         engines: match option("--engine").as_deref() {

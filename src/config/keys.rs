@@ -210,7 +210,7 @@ pub struct Config {
     pub serve_threads: u32,
 
     /// Calls open at the same time on one HTTP/2 connection, 1 to 100000
-    #[arg(long, default_value = "256", value_parser = number(bound::MAX_CONCURRENT_STREAMS))]
+    #[arg(long, default_value = "128", value_parser = number(bound::MAX_CONCURRENT_STREAMS))]
     pub max_concurrent_streams: u32,
 
     /// Largest headers of a call accepted, in bytes as HTTP/2 counts them, 1024 to 1048576
@@ -247,7 +247,7 @@ pub struct Config {
 
     /// Time for which calls may wait for a processor, 1ms to 1m: a queue that stands above it sheds resolves, above three
     /// quarters of it changes, above half of it lists
-    #[arg(long, default_value = "5ms", value_parser = duration(bound::MAX_QUEUE_DELAY))]
+    #[arg(long, default_value = "3ms", value_parser = duration(bound::MAX_QUEUE_DELAY))]
     pub max_queue_delay: Duration,
 
     /// Calls that wait for the table at the same time, 4 to 1000000: resolves may take all, changes three quarters,

@@ -19,7 +19,7 @@
 //! refilled by the answers that leave it, whatever is offered, so an error of the bound costs delay, not throughput.
 //!
 //! A refusal costs a good part of what an answer from memory costs (the frames, the headers). Who answered each of ten times too many
-//! calls at once with a refusal would do nothing else. So when refusals outnumber a tenth of the answers, they are *held* before they
+//! calls at once with a refusal would do nothing else. So when refusals outnumber three in a hundred answers, they are *held* before they
 //! are sent: a client that bounds its calls under way then asks less often.
 
 use std::time::Duration;
@@ -81,7 +81,7 @@ const MOST: f64 = 16_384.0;
 pub const UNBOUNDED: u32 = u32::MAX;
 
 /// Refusals to an answer above which refusals are held longer.
-const REFUSALS_TO_AN_ANSWER: f64 = 0.1;
+const REFUSALS_TO_AN_ANSWER: f64 = 0.03;
 
 /// A hold grows and shrinks by these factors in a tick.
 const HOLD_GROWTH: f64 = 1.25;
@@ -235,11 +235,11 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_held_while_they_outnumber_a_tenth_of_the_answers() {
+    fn refusals_are_held_while_they_are_more_than_a_few() {
         let mut controller = controller();
         let sample = |shed| Sample { delay: Duration::ZERO, admitted: 100, shed };
-        assert_eq!(controller.tick(sample(10)).hold, Duration::ZERO);
-        assert_eq!(controller.tick(sample(11)).hold, SHORTEST_HOLD);
+        assert_eq!(controller.tick(sample(3)).hold, Duration::ZERO);
+        assert_eq!(controller.tick(sample(4)).hold, SHORTEST_HOLD);
         assert_eq!(ticks(&mut controller, sample(900), 100).hold, LONGEST_HOLD);
         assert_eq!(ticks(&mut controller, sample(0), 250).hold, Duration::ZERO);
     }
