@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use cells_map::{CompactMap, Packed};
 
@@ -28,6 +29,7 @@ impl Packed for Pair {
 const KEPT: u64 = 64;
 const OTHERS: u64 = 20_000;
 const ROUNDS: u64 = 12;
+const BETWEEN_VISITS: Duration = Duration::from_millis(5);
 
 fn kept(n: u64) -> String {
     format!("kept-{n}")
@@ -80,6 +82,8 @@ fn readers_see_whole_values_and_every_key_that_stays() {
                 });
             }
             assert_eq!(seen, [1; KEPT as usize], "a key that stays is seen once");
+            // A visit holds its shard. One after the other without a pause, they would leave the writer hardly a turn.
+            thread::sleep(BETWEEN_VISITS);
         }
     };
     thread::scope(|scope| {
