@@ -96,7 +96,12 @@ pub enum Action {
 #[derive(Debug, Clone)]
 pub enum Destination {
     /// The best by the policy.
-    Best { constraints: Arc<Constraints>, entropy: u64 },
+    Best {
+        constraints: Arc<Constraints>,
+        entropy: u64,
+        /// Repeats an attempt at this epoch of which nobody knows whether it was done: done at this one, or not at all.
+        only_at: Option<Epoch>,
+    },
     /// This one, if it takes new tenants.
     Pinned(CellId),
     /// This one, where the tenant lives already.

@@ -44,8 +44,9 @@ pub enum Heard {
         cell: String,
         epoch: u64,
     },
-    Nothing,
-    NotSent,
+    /// With the words of the promise.
+    Nothing(String),
+    NotSent(String),
     Unknown,
     Unexpected(String),
 }
@@ -170,8 +171,11 @@ impl Client {
                     open = true;
                 }
                 Heard::Unknown => open = true,
-                Heard::Nothing => end = End::Nothing,
-                Heard::NotSent => {}
+                Heard::Nothing(why) => {
+                    self.recorder.nothing(asked, why);
+                    end = End::Nothing;
+                }
+                Heard::NotSent(why) => self.recorder.nothing(asked, why),
             }
             self.home = self.random.random_range(0..REPLICAS);
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -238,7 +242,9 @@ impl Client {
             0..70 => self.home,
             _ => self.random.random_range(0..REPLICAS),
         };
-        let Some((name, address)) = self.cluster.at(at) else { return Heard::NotSent };
+        let Some((name, address)) = self.cluster.at(at) else {
+            return Heard::NotSent("no such process".to_owned());
+        };
         replica.clone_from(&name);
         let known = self.connections[at].as_ref().filter(|(process, _)| *process == name);
         let mut directory = match known {
@@ -327,7 +333,9 @@ fn hear(status: &Status) -> Heard {
     let Some(info) = status.get_details_error_info() else {
         return match status.code() {
             // The transport's own words.
-            Code::Unavailable | Code::Unknown if never_connected(status) => Heard::NotSent,
+            Code::Unavailable | Code::Unknown if never_connected(status) => {
+                Heard::NotSent(format!("{status:?}"))
+            }
             Code::Unavailable
             | Code::Unknown
             | Code::Cancelled
@@ -355,10 +363,10 @@ fn hear(status: &Status) -> Heard {
         ("EPOCH_MISMATCH", Code::Aborted) => refused(Outcome::EpochMismatch),
         ("EPOCH_NOT_REACHED", Code::FailedPrecondition) => refused(Outcome::EpochNotReached),
         ("CONTENDED", Code::Aborted) | ("TOO_MANY_CHANGES", Code::ResourceExhausted) => {
-            Heard::Nothing
+            Heard::Nothing(info.reason)
         }
         // Whatever the reason: the code promises it.
-        (_, Code::Unavailable) => Heard::Nothing,
+        (_, Code::Unavailable) => Heard::Nothing(format!("{}: {}", info.reason, status.message())),
         ("OUTCOME_UNKNOWN" | "DEADLINE_EXCEEDED", Code::DeadlineExceeded)
         | ("CANCELLED", Code::Cancelled) => Heard::Unknown,
         _ => unexpected(),

@@ -125,6 +125,13 @@ struct Fault {
     to: u64,
 }
 
+/// An attempt of which nothing may have come, for whoever looks at a history.
+#[derive(Debug, Clone, Serialize)]
+struct Nothing {
+    op: Op,
+    why: String,
+}
+
 /// How operations ended, those included that say nothing of the tenant and so are in no history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
@@ -144,6 +151,7 @@ struct Recorded {
     ops: Vec<Op>,
     changes: Vec<Change>,
     faults: Vec<Fault>,
+    nothings: Vec<Nothing>,
     tables: Option<Tables>,
     ends: BTreeMap<(Kind, End), usize>,
     /// Answers that no history may hold.
@@ -169,6 +177,11 @@ impl Recorder {
         let ops = &mut self.recorded.lock().ops;
         let id = ops.len();
         ops.push(Op { id, ..op });
+    }
+
+    /// An attempt that was answered with the promise that nothing was changed, or that was not sent.
+    pub fn nothing(&self, op: Op, why: String) {
+        self.recorded.lock().nothings.push(Nothing { op, why });
     }
 
     pub fn end(&self, kind: Kind, end: End) {
@@ -199,6 +212,7 @@ impl Recorder {
         };
         line("run", serde_json::json!({ "seed": seed }));
         recorded.faults.iter().for_each(|fault| line("fault", serde_json::json!(fault)));
+        recorded.nothings.iter().for_each(|nothing| line("nothing", serde_json::json!(nothing)));
         recorded.ops.iter().for_each(|op| line("op", serde_json::json!(op)));
         recorded.changes.iter().for_each(|change| line("change", serde_json::json!(change)));
         recorded.tables.iter().for_each(|tables| line("tables", serde_json::json!(tables)));

@@ -55,6 +55,11 @@ impl Decision<'_> {
             Mapping::Placed(expired) => Some(expired),
             Mapping::Absent | Mapping::Vacated(_) => None,
         };
+        if let Destination::Best { only_at: Some(epoch), .. } = destination
+            && assumed.next_epoch() != *epoch
+        {
+            return Err(Refused::Contended);
+        }
         let (cell, event, candidates) = self.destination(key, destination)?;
         let placement = Placement {
             key: key.clone(),
@@ -92,7 +97,7 @@ impl Decision<'_> {
             cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })
         };
         match destination {
-            Destination::Best { constraints, entropy } => {
+            Destination::Best { constraints, entropy, .. } => {
                 let newcomer = Newcomer { key, constraints, entropy: *entropy };
                 let candidates = choose(self.policy, newcomer, self.registry.cells());
                 match candidates.first() {

@@ -485,7 +485,16 @@ fn each_refusal_has_its_reason() {
     let not_empty = Refused::CellNotEmpty { cell: cell_id("settled") };
     let unknown = Refused::CellNotFound { cell: cell_id("nowhere") };
     let changed = |present: &str| Refused::EtagMismatch { present: present.into() };
+    let repeat = |assumed| {
+        let destination = Destination::Best {
+            constraints: Arc::default(),
+            entropy: 0,
+            only_at: Some(Epoch::FIRST),
+        };
+        on(Action::Place { key: key("k"), assumed, destination, since: None, expires: None })
+    };
     for (command, expected) in [
+        (repeat(Mapping::Vacated(Epoch::FIRST)), Refused::Contended),
         (vacate(&Mapping::Absent, None, deleted), Refused::PlacementNotFound),
         (vacate(&Mapping::Vacated(there.epoch), None, deleted), Refused::PlacementNotFound),
         (vacate(&placed, None, expired), Refused::PlacementNotFound),

@@ -89,6 +89,7 @@ impl<S> Cached<S> {
         Routed {
             home: Home::Placed(held.residence),
             source: Source::Memory,
+            written: false,
             as_of: held.as_of,
             sequence: held.sequence,
             lease_until: held.trusted.then_some(held.lease_until),
@@ -153,9 +154,7 @@ where
             let told = match routed.home {
                 // What the call placed itself is its answer, whatever was told of since: another read could place the tenant a second time,
                 // or end in an error that says that nothing was changed.
-                Home::Placed(residence) => {
-                    ticket.keep(residence) || routed.source == Source::Assigned
-                }
+                Home::Placed(residence) => ticket.keep(residence) || routed.written,
                 Home::Default(_) => true,
             };
             if told {
@@ -329,12 +328,12 @@ mod tests {
         let telling = memory.clone();
         let inner = Inner::new(move |_, _| {
             telling.apply(&[told(2)], None);
-            let assigned = found("k", 1).map(|found| Routed { source: Source::Assigned, ..found });
+            let assigned = found("k", 1).map(|found| Routed { written: true, ..found });
             async { assigned }
         });
         let assign = RouteOptions { assign: true, ..RouteOptions::default() };
         let answer = cached(&memory, &Time::new(), &inner).call(request("k", assign)).await;
-        assert_eq!(gist(&answer), Ok(("a".into(), Source::Assigned, Some(1))));
+        assert_eq!(gist(&answer), Ok(("a".into(), Source::Table, Some(1))));
         assert_eq!(inner.calls(), 1);
         assert_eq!(memory.get("k").unwrap().residence.epoch.get(), 2);
     }

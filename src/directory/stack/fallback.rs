@@ -146,6 +146,7 @@ impl Guess {
         Routed {
             home: Home::Default(self.cell.clone()),
             source: Source::Fallback(reason),
+            written: false,
             as_of: Instant::now(),
             sequence: Sequence::START,
             lease_until: None,

@@ -97,12 +97,11 @@ impl Writing {
         Self(Some(Arc::default()))
     }
 
-    /// Notes that an assignment at this epoch is handed to the committer. Until [`Writing::settle`] it may have been made; where an
-    /// earlier attempt left that open, it stays open. Answers that attempt's epoch.
-    fn begin(&self, epoch: Epoch) -> Option<Epoch> {
-        let open = self.0.as_ref()?;
-        let earlier = open.compare_exchange(0, epoch.get(), Ordering::AcqRel, Ordering::Acquire);
-        earlier.err().and_then(Epoch::new)
+    /// Notes that an assignment at this epoch is handed to the committer. Until [`Writing::settle`] it may have been made.
+    fn begin(&self, epoch: Epoch) {
+        if let Some(open) = &self.0 {
+            open.store(epoch.get(), Ordering::Release);
+        }
     }
 
     /// Notes that the committer knows what became of the assignment.
@@ -112,8 +111,9 @@ impl Writing {
         }
     }
 
-    fn open(&self) -> bool {
-        self.0.as_ref().is_some_and(|open| open.load(Ordering::Acquire) > 0)
+    /// The epoch at which an assignment may have been made.
+    fn open(&self) -> Option<Epoch> {
+        self.0.as_ref().and_then(|open| Epoch::new(open.load(Ordering::Acquire)))
     }
 }
 
@@ -150,6 +150,8 @@ impl Source {
 pub struct Routed {
     pub home: Home,
     pub source: Source,
+    /// The call placed the tenant, or may have: a reply was lost, and a placement was found that may be its own.
+    pub written: bool,
     /// The table said so at this moment or later. Meaningless for a fallback.
     pub as_of: Instant,
     /// Every change of the tenant up to this entry is taken in.

@@ -24,6 +24,7 @@ use crate::directory::fixtures::stage::{PAUSES, Stage, cell_id};
 use crate::directory::fixtures::{Call, Fault, commit_now, entry, key, placed, placement};
 use crate::directory::reader::{self, Reads};
 use crate::domain::{Change, Epoch};
+use crate::store::memory::MemoryStore;
 use crate::store::{Commit, Expected, StoreError, Write};
 
 const BUDGET: Duration = Duration::from_millis(500);
@@ -307,6 +308,16 @@ async fn an_assignment_whose_reply_was_lost_is_found() {
     assert_eq!(answer.unwrap_err(), Error::OutcomeUnknown);
 }
 
+/// Takes away what `k` was given by entry 3, whichever cell that is.
+fn remove_first(store: &MemoryStore) {
+    for cell in ["a", "b"] {
+        let expect = Expected::Placed { cell: cell_id(cell), epoch: Epoch::FIRST, adopted: false };
+        let vacate = Write::Vacate { key: key("k"), epoch: Epoch::FIRST, expect };
+        let entry = entry(4, vec![Change::Vacated { placement: placement("k", cell, 1) }]);
+        commit_now(store, &Commit { entry, writes: vec![vacate] });
+    }
+}
+
 /// An assignment whose reply was lost, and which somebody removed before the repeat: one call does not place a tenant twice.
 #[tokio::test(start_paused = true)]
 async fn an_assignment_that_was_removed_meanwhile_is_not_repeated() {
@@ -314,16 +325,7 @@ async fn an_assignment_that_was_removed_meanwhile_is_not_repeated() {
     rig.stage.store.next(Call::Commit, [Some(Fault::Lose(StoreError::Timeout))]);
     let unreadable = Fault::Fail(StoreError::Unreadable { detail: "x".into() });
     rig.stage.store.next(Call::Entries, [Some(unreadable)]);
-    let remove = Fault::after(|store| {
-        // Whichever it was placed in.
-        for cell in ["a", "b"] {
-            let expect =
-                Expected::Placed { cell: cell_id(cell), epoch: Epoch::FIRST, adopted: false };
-            let vacate = Write::Vacate { key: key("k"), epoch: Epoch::FIRST, expect };
-            let entry = entry(4, vec![Change::Vacated { placement: placement("k", cell, 1) }]);
-            commit_now(store, &Commit { entry, writes: vec![vacate] });
-        }
-    });
+    let remove = Fault::after(remove_first);
     rig.stage.store.next(Call::Mapping, [None, Some(remove)]);
     let answer = rig.route(request("k", assign())).await;
     assert_eq!(answer.unwrap_err(), Error::OutcomeUnknown);
@@ -331,6 +333,29 @@ async fn an_assignment_that_was_removed_meanwhile_is_not_repeated() {
     // Asked again, it is placed again.
     let again = rig.route(request("k", assign())).await.unwrap();
     assert_eq!(again.source, Source::Assigned);
+}
+
+/// The same, and somebody placed it anew: that is not the call's answer, which would say nothing of what the call did.
+#[tokio::test(start_paused = true)]
+async fn another_placement_does_not_hide_an_assignment_that_was_removed() {
+    let rig = Rig::new().await;
+    rig.stage.store.next(Call::Commit, [Some(Fault::Lose(StoreError::Timeout))]);
+    let unreadable = Fault::Fail(StoreError::Unreadable { detail: "x".into() });
+    rig.stage.store.next(Call::Entries, [Some(unreadable)]);
+    let replace = Fault::after(|store| {
+        remove_first(store);
+        let placement = placement("k", "b", 2);
+        let expect = Expected::Vacated(Epoch::FIRST);
+        let place = Write::Place { placement: placement.clone(), expect };
+        let entry = entry(5, vec![Change::Placed { placement, replaced: None }]);
+        commit_now(store, &Commit { entry, writes: vec![place] });
+    });
+    rig.stage.store.next(Call::Mapping, [None, Some(replace)]);
+    let answer = rig.route(request("k", assign())).await;
+    assert_eq!(answer.unwrap_err(), Error::OutcomeUnknown);
+    let again = rig.route(request("k", assign())).await.unwrap();
+    assert_eq!(again.cell(), &cell_id("b"));
+    assert_eq!(rig.stage.head().await, 5);
 }
 
 /// The table's own decisions, through the whole stack.

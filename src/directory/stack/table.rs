@@ -79,13 +79,14 @@ impl Parts {
             _ => {}
         }
 
+        // An earlier attempt may have placed the tenant, and its placement may have come and gone since. To place the tenant once more would
+        // be two changes for one call, the second of them behind the back of whoever removed the first.
+        let earlier = request.writing.open();
         let epoch = mapping.next_epoch();
-        let earlier = request.writing.begin(epoch);
         if earlier.is_some_and(|earlier| earlier != epoch) {
-            // An earlier attempt may have placed the tenant, and its placement has come and gone since. To place the tenant once more would
-            // be two changes for one call, the second of them behind the back of whoever removed the first.
             return Err(Error::OutcomeUnknown);
         }
+        request.writing.begin(epoch);
         let command = Command {
             action: Action::Place {
                 key: request.key.clone(),
@@ -93,6 +94,7 @@ impl Parts {
                 destination: Destination::Best {
                     constraints: Arc::clone(&request.options.constraints),
                     entropy: self.randomness.draw(),
+                    only_at: earlier,
                 },
                 since: None,
                 expires: None,
@@ -129,9 +131,15 @@ fn decided(
     if request.options.min_epoch.is_some_and(|epoch| placement.epoch < epoch) {
         return Err(Refused::EpochNotReached { present: Some(placement.epoch) }.into());
     }
+    // Beyond what an earlier attempt may have written, it may be another's, and the call's own be gone: a change that no answer told of.
+    let earlier = request.writing.open();
+    if earlier.is_some_and(|earlier| placement.epoch > earlier) {
+        return Err(Error::OutcomeUnknown);
+    }
+    let written = source == Source::Assigned || earlier.is_some();
     let home = Home::Placed(Residence::from(placement));
     let RouteRequest { sequence, lease_until, .. } = *request;
-    Ok(Routed { home, source, as_of, sequence, lease_until, steps })
+    Ok(Routed { home, source, written, as_of, sequence, lease_until, steps })
 }
 
 fn describe(mapping: &Mapping) -> String {

@@ -79,6 +79,7 @@ pub fn from_table(placement: Placement) -> Routed {
     Routed {
         home: Home::Placed(Residence::from(&placement)),
         source: Source::Table,
+        written: false,
         as_of: std::time::Instant::now(),
         sequence: Sequence::START,
         lease_until: None,

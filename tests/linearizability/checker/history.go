@@ -94,8 +94,9 @@ func read(path string) (*History, error) {
 			Change *Change `json:"change"`
 			Fault  *Fault  `json:"fault"`
 			Tables *Tables `json:"tables"`
-			// What made the history; for people.
-			Run json.RawMessage `json:"run"`
+			// What made the history, and attempts of which nothing may have come; for people.
+			Run     json.RawMessage `json:"run"`
+			Nothing json.RawMessage `json:"nothing"`
 		}
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			return nil, fmt.Errorf("line %d: %w", number, err)
@@ -109,8 +110,8 @@ func read(path string) (*History, error) {
 			history.Faults = append(history.Faults, *line.Fault)
 		case line.Tables != nil:
 			history.Tables = line.Tables
-		case line.Run == nil:
-			return nil, fmt.Errorf("line %d is none of op, change, fault, tables, run", number)
+		case line.Run == nil && line.Nothing == nil:
+			return nil, fmt.Errorf("line %d is none of op, change, fault, tables, nothing, run", number)
 		}
 	}
 	if err := lines.Err(); err != nil {
