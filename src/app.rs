@@ -186,7 +186,7 @@ impl Served {
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
         let prefix = config.table_prefix.clone();
         let worker = Worker {
-            directory: directory.clone(),
+            cells: Arc::new(directory.clone()),
             records: records.clone(),
             cloud: cloud.clone(),
             prefix: prefix.clone(),

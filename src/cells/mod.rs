@@ -14,6 +14,8 @@ mod check;
 mod cloud;
 
 mod error;
+#[cfg(test)]
+mod fixtures;
 mod operation;
 mod plan;
 mod records;
@@ -21,6 +23,8 @@ mod registrar;
 mod table_set;
 mod template;
 mod worker;
+#[cfg(test)]
+mod worker_tests;
 
 pub use aws::AwsCloud;
 pub use check::Violation;
@@ -28,7 +32,7 @@ pub use cloud::{Cloud, CloudError, TableRef};
 pub use error::CellsError;
 pub use operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
 pub use plan::{Change, Feature, Observed, ObservedIndex, Plan, TablePlan, Wanted};
-pub use records::{CellRecords, CellTablesRecord, Started};
+pub use records::{CellRecords, CellTablesRecord, Cells, Started};
 pub use registrar::{Registrar, Removal};
 pub use table_set::{
     Autoscaling, Billing, Encryption, IndexSpec, KeyAttribute, KeyType, Projection, Provision,

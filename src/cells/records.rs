@@ -1,10 +1,13 @@
 //! What is kept of table sets, of which cell has which, and of operations. Every write states its precondition; a lost race is a value.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::operation::{Operation, OperationId};
 use super::table_set::{TableSet, TableSetId};
-use crate::domain::CellId;
+use crate::directory::{Directory, Error};
+use crate::domain::{Cell, CellId};
 use crate::store::StoreError;
 
 /// Which tables a cell has, as of the last operation that ended well, and the operation that is at work on them.
@@ -24,6 +27,19 @@ pub enum Started {
     Exists(Box<Operation>),
     /// Another one is at work on the cell.
     Busy(OperationId),
+}
+
+/// The registry of cells, read consistently.
+#[async_trait]
+pub trait Cells: Send + Sync + 'static {
+    async fn cell(&self, id: &CellId) -> Result<Option<Arc<Cell>>, Error>;
+}
+
+#[async_trait]
+impl Cells for Directory {
+    async fn cell(&self, id: &CellId) -> Result<Option<Arc<Cell>>, Error> {
+        Ok(self.registry().await?.cell(id).cloned())
+    }
 }
 
 #[async_trait]

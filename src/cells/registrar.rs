@@ -10,7 +10,7 @@ use super::cloud::{Cloud, TableRef};
 use super::error::CellsError;
 use super::operation::{FinalBackup, Goal, Operation, OperationId};
 use super::plan::{Plan, Wanted, plan};
-use super::records::{CellRecords, Started};
+use super::records::{CellRecords, Cells, Started};
 use super::table_set::{TableSet, TableSetId};
 use crate::directory::{Directory, Error, Randomness, Refused, Request};
 use crate::domain::{Cell, CellId};
@@ -139,8 +139,7 @@ impl Registrar {
     }
 
     async fn cell(&self, id: &CellId) -> Result<Arc<Cell>, CellsError> {
-        let registry = self.directory.registry().await?;
-        let cell = registry.cell(id).cloned();
+        let cell = self.directory.cell(id).await?;
         cell.ok_or_else(|| CellsError::Directory(Refused::CellNotFound { cell: id.clone() }.into()))
     }
 

@@ -13,9 +13,9 @@ use super::cloud::{Cloud, CloudError, TableRef};
 use super::error::CellsError;
 use super::operation::{FinalBackup, Goal, Operation, OperationId};
 use super::plan::{Change, Observed, Wanted, plan};
-use super::records::CellRecords;
+use super::records::{CellRecords, Cells};
 use super::registrar::obstacles;
-use crate::directory::{Clock, Directory};
+use crate::directory::Clock;
 
 /// How often the same change is done again because it did not show, until it is taken to have no effect.
 const MAX_REPEATS: u32 = 60;
@@ -36,7 +36,7 @@ impl Default for WorkerSettings {
 }
 
 pub struct Worker {
-    pub directory: Directory,
+    pub cells: Arc<dyn Cells>,
     pub records: Arc<dyn CellRecords>,
     pub cloud: Arc<dyn Cloud>,
     pub prefix: String,
@@ -162,11 +162,10 @@ impl Worker {
     }
 
     async fn wanted(&self, operation: &Operation) -> Result<Option<Vec<Wanted>>, CellsError> {
-        let registry = self.directory.registry().await?;
-        let Some(cell) = registry.cell(&operation.cell) else { return Ok(None) };
+        let Some(cell) = self.cells.cell(&operation.cell).await? else { return Ok(None) };
         let (set, version) = operation.goal.set();
         let Some(set) = self.records.table_set_at(set, version).await? else { return Ok(None) };
-        Ok(Some(Wanted::of(&set, &self.prefix, cell)))
+        Ok(Some(Wanted::of(&set, &self.prefix, &cell)))
     }
 
     async fn provision(
@@ -237,8 +236,7 @@ impl Worker {
                 continue;
             }
             // Looked at before every single table: a tenant may have come since the operation began.
-            let registry = self.directory.registry().await?;
-            let obstacles = registry.cell(&operation.cell).map(|cell| obstacles(cell));
+            let obstacles = self.cells.cell(&operation.cell).await?.map(|cell| obstacles(&cell));
             if let Some(obstacle) = obstacles.unwrap_or_default().first() {
                 return Ok(Look::Ended(Err(format!("table {} stays: {obstacle}", wanted.name))));
             }
