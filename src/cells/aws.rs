@@ -353,8 +353,10 @@ where
         return CloudError::Busy { code: "no answer".to_owned() };
     };
     let status = failure.raw().status().as_u16();
+    // An emulator of DynamoDB alone may not even read another service's call.
+    let unread = status == 404 && failure.err().code().is_none();
     let code = failure.err().code().unwrap_or("no code").to_owned();
-    if UNSUPPORTED.contains(&code.as_str()) || status == 501 {
+    if UNSUPPORTED.contains(&code.as_str()) || status == 501 || unread {
         CloudError::Unsupported
     } else if BUSY.contains(&code.as_str()) || status >= 500 || status == 429 {
         CloudError::Busy { code }
