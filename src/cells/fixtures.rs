@@ -1,4 +1,4 @@
-//! For the tests: records in memory, and a cloud that takes its time, refuses, and stops the world at any of its calls.
+//! For the tests: a cloud that takes its time, refuses, and stops the world at any of its calls.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::cloud::{Cloud, CloudError, TableRef};
-use super::operation::{Goal, Operation, OperationId, OperationState};
 use super::plan::{Change, Feature, Observed, ObservedIndex, Wanted};
-use super::records::{CellRecords, CellTablesRecord, Cells, Started};
+use super::records::Cells;
 use super::table_set::{
     Autoscaling, Billing, Encryption, IndexSpec, KeyAttribute, KeyType, Projection, Provision,
     StreamView, TableClass, TableSet, TableSetId, TableSpec, Throughput,
@@ -21,7 +20,6 @@ use crate::directory::Error;
 use crate::domain::{
     Cell, CellId, CellState, Endpoint, Labels, Region, Sequence, Timestamp, Weight,
 };
-use crate::store::StoreError;
 
 pub fn key(name: &str) -> KeyAttribute {
     KeyAttribute { name: name.to_owned(), key_type: KeyType::String }
@@ -92,76 +90,6 @@ impl Cells for OneCell {
     async fn cell(&self, id: &CellId) -> Result<Option<Arc<Cell>>, Error> {
         let cell = self.0.lock().clone();
         Ok((cell.id == *id).then(|| Arc::new(cell)))
-    }
-}
-
-#[derive(Default)]
-pub struct MemoryRecords {
-    sets: Mutex<BTreeMap<(String, u64), TableSet>>,
-    cells: Mutex<BTreeMap<CellId, CellTablesRecord>>,
-    operations: Mutex<BTreeMap<OperationId, Operation>>,
-}
-
-#[async_trait]
-impl CellRecords for MemoryRecords {
-    async fn table_set(&self, id: &TableSetId) -> Result<Option<TableSet>, StoreError> {
-        let sets = self.sets.lock();
-        Ok(sets.values().rfind(|set| set.id == *id).cloned())
-    }
-
-    async fn table_set_at(
-        &self,
-        id: &TableSetId,
-        version: u64,
-    ) -> Result<Option<TableSet>, StoreError> {
-        Ok(self.sets.lock().get(&(id.as_str().to_owned(), version)).cloned())
-    }
-
-    async fn table_sets(&self) -> Result<Vec<TableSet>, StoreError> {
-        Ok(self.sets.lock().values().cloned().collect())
-    }
-
-    async fn put_table_set(&self, set: &TableSet) -> Result<bool, StoreError> {
-        let key = (set.id.as_str().to_owned(), set.version);
-        Ok(self.sets.lock().insert(key, set.clone()).is_none())
-    }
-
-    async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {
-        Ok(self.cells.lock().get(cell).cloned())
-    }
-
-    async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
-        Ok(self.operations.lock().get(id).cloned())
-    }
-
-    async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
-        Ok(self.operations.lock().values().cloned().collect())
-    }
-
-    async fn start(&self, operation: &Operation) -> Result<Started, StoreError> {
-        self.operations.lock().insert(operation.id.clone(), operation.clone());
-        Ok(Started::Started)
-    }
-
-    async fn save(&self, operation: &Operation, taking_over: bool) -> Result<bool, StoreError> {
-        let mut operations = self.operations.lock();
-        let Some(stored) = operations.get_mut(&operation.id) else { return Ok(false) };
-        let epoch = operation.worker_epoch - u64::from(taking_over);
-        if stored.worker_epoch != epoch || (taking_over && stored.beat != operation.beat) {
-            return Ok(false);
-        }
-        *stored = operation.clone();
-        if operation.state == OperationState::Succeeded {
-            let (set, version) = operation.goal.set();
-            let tables = matches!(operation.goal, Goal::Provision { .. });
-            let record = CellTablesRecord {
-                cell: operation.cell.clone(),
-                tables: tables.then(|| (set.clone(), version)),
-                operation: None,
-            };
-            self.cells.lock().insert(operation.cell.clone(), record);
-        }
-        Ok(true)
     }
 }
 

@@ -16,6 +16,7 @@ mod cloud;
 mod error;
 #[cfg(test)]
 mod fixtures;
+mod memory;
 mod operation;
 mod plan;
 mod records;
@@ -30,6 +31,7 @@ pub use aws::AwsCloud;
 pub use check::Violation;
 pub use cloud::{Cloud, CloudError, TableRef};
 pub use error::CellsError;
+pub use memory::{MemoryRecords, NoCloud};
 pub use operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
 pub use plan::{Change, Feature, Observed, ObservedIndex, Plan, TablePlan, Wanted};
 pub use records::{CellRecords, CellTablesRecord, Cells, Started};

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::check;
 use super::cloud::{Cloud, TableRef};
 use super::error::CellsError;
+use super::memory::{MemoryRecords, NoCloud};
 use super::operation::{FinalBackup, Goal, Operation, OperationId};
 use super::plan::{Plan, Wanted, plan};
 use super::records::{CellRecords, Cells, Started};
@@ -38,6 +39,17 @@ pub struct Removal {
 }
 
 impl Registrar {
+    /// For a directory on a store without tables: what is put is kept in memory, and nothing can be provisioned.
+    pub fn without_cloud(directory: Directory) -> Self {
+        Self {
+            directory,
+            records: Arc::new(MemoryRecords::default()),
+            cloud: Arc::new(NoCloud),
+            prefix: String::new(),
+            randomness: Randomness::system(),
+        }
+    }
+
     /// Makes the next version of a table set, or answers the present one where it is the same already. `set.version` and `set.created`
     /// are not looked at. `etag`: only on top of this version.
     pub async fn put_table_set(

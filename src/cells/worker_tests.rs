@@ -7,7 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::fixtures::{FakeCloud, MemoryRecords, OneCell, Stop, cell, key, table, table_set};
+use super::fixtures::{FakeCloud, OneCell, Stop, cell, key, table, table_set};
+use super::memory::MemoryRecords;
 use super::operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
 use super::plan::{Change, Feature, Wanted, plan};
 use super::records::CellRecords;
