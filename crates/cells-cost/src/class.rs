@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::arithmetic::{Arithmetic, Share, Sum};
 use crate::cost::table_cost;
 use crate::lanes::Lane;
-use crate::modes::{MIN_SAVING, too_little};
+use crate::modes::{MIN_SAVING, not_priced, too_little};
 use crate::money::Usd;
 use crate::prices::PriceTable;
 use crate::series::Window;
@@ -62,8 +62,10 @@ pub(crate) fn finding(
     let saving = saved.share_of(here.month);
     finding.why = if let Some(why) = too_little(window, lanes) {
         why
-    } else if here.unpriced != there.unpriced {
-        "the two classes' costs do not compare: something has a price in one of them only".into()
+    } else if let Some(why) =
+        not_priced(prices, table, present).or_else(|| not_priced(prices, table, other))
+    {
+        why
     } else if saved < Usd::ZERO {
         format!("{other} costs {} more", Share::from_millionths(-saving.millionths()))
     } else if saving < MIN_SAVING {

@@ -34,6 +34,8 @@ mod reserved;
 mod series;
 pub mod share;
 pub mod simulate;
+#[cfg(test)]
+mod simulate_tests;
 mod usage;
 
 pub use arithmetic::{Arithmetic, Outcome, Share};

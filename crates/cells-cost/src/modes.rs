@@ -86,8 +86,12 @@ pub enum Verdict {
     Keep {
         why: String,
     },
-    /// Nothing is recommended.
+    /// Nothing is recommended: the window is short, or has holes.
     TooLittleData {
+        why: String,
+    },
+    /// Nothing is recommended: a part of the cost is not known.
+    NotPriced {
         why: String,
     },
 }
@@ -119,6 +123,18 @@ pub(crate) fn too_little(window: &Window, lanes: &[Lane<'_>]) -> Option<String> 
     })
 }
 
+/// Which replica's Region has no prices of a class, if one has none.
+pub(crate) fn not_priced(
+    prices: &PriceTable,
+    table: &TableUsage,
+    class: TableClass,
+) -> Option<String> {
+    let known =
+        |region: &&String| prices.region(region).and_then(|region| region.class(class)).is_some();
+    let unknown = table.replicas.iter().find(|region| !known(region))?;
+    Some(format!("no prices of {class} are known for the replica in {unknown}"))
+}
+
 /// `None` if the Region, or the table's class in it, has no prices.
 pub(crate) fn finding(
     prices: &PriceTable,
@@ -135,6 +151,9 @@ pub(crate) fn finding(
             verdict: Verdict::TooLittleData { why },
             options: vec![present],
         });
+    }
+    if let Some(why) = not_priced(prices, table, table.class) {
+        return Some(ModeFinding { verdict: Verdict::NotPriced { why }, options: vec![present] });
     }
     let mut options = vec![present];
     if present_plan != Plan::OnDemand {

@@ -174,7 +174,9 @@ impl fmt::Display for ModeFinding {
                 )?;
             }
             Verdict::Keep { why } => writeln!(f, "  billing: keep; {why}")?,
-            Verdict::TooLittleData { why } => writeln!(f, "  billing: no recommendation; {why}")?,
+            Verdict::TooLittleData { why } | Verdict::NotPriced { why } => {
+                writeln!(f, "  billing: no recommendation; {why}")?
+            }
         }
         for option in &self.options {
             let note =

@@ -1,9 +1,7 @@
 //! Cases worked out by hand, from the prices of us-east-1 as AWS writes them.
 
-mod common;
-
+use crate::common::*;
 use cells_cost::*;
-use common::*;
 
 fn amount(report: &Report, kind: CostKind) -> Usd {
     let lines = &report.tables[0].cost.as_ref().unwrap().lines;
@@ -87,7 +85,7 @@ fn what_has_no_price_is_named_and_not_guessed() {
 
     table.region = "mars-north-1".into();
     table.replicas.clear();
-    let report = common::report(&cell(window(60, 1440), vec![table]));
+    let report = crate::common::report(&cell(window(60, 1440), vec![table]));
     assert!(report.tables[0].cost.is_none() && report.total == Usd::ZERO);
     assert!(report.warnings[0].contains("no prices are known for mars-north-1"));
 }
@@ -167,11 +165,13 @@ fn steady_writes_on_demand_become_provisioned_and_reserved() {
     assert_eq!(month(Mode::Present), usd("162"));
     // ⌈100 ÷ 0.7⌉ = 143 WCU and 1 RCU: 720 × (143 × 0.00065 + 0.00013).
     assert_eq!(month(Mode::Provisioned), usd("67.0176"));
-    // One block of 100: 180 × 720 ÷ 26,280 + 720 × 0.0081, and 43 WCU and 1 RCU by the hour.
-    assert_eq!(month(Mode::ProvisionedReserved(Term::ThreeYears)), usd("30.981106849315"));
+    // Two blocks: the second is used to 43 %, and pays from 23 % on. 2 × (180 × 720 ÷ 26,280 + 720 × 0.0081), and 1 RCU by the hour.
+    assert_eq!(month(Mode::ProvisionedReserved(Term::ThreeYears)), usd("21.62061369863"));
+    // For a year it would pay from 46 % on: one block, 150 × 720 ÷ 8,760 + 720 × 0.0128, and 43 WCU and 1 RCU by the hour.
+    assert_eq!(month(Mode::ProvisionedReserved(Term::OneYear)), usd("41.762367123288"));
     let Verdict::Change { to, saving, .. } = mode.verdict else { panic!("{:?}", mode.verdict) };
     assert_eq!(to, Mode::ProvisionedReserved(Term::ThreeYears));
-    assert_eq!(saving, Share::from_millionths(808_759));
+    assert_eq!(saving, Share::from_millionths(866_539));
     check_formulas(&report.to_string());
 }
 
