@@ -19,6 +19,8 @@ pub struct Arithmetic {
     /// The numbers and the signs between them, such as `720 h × 100 WCU × $0.00065`.
     pub formula: String,
     pub result: Outcome,
+    /// Whether the result is all of it, not rounded.
+    pub exact: bool,
 }
 
 /// What a calculation came to.
@@ -35,14 +37,14 @@ pub enum Outcome {
 
 impl fmt::Display for Arithmetic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, formula, result } = self;
+        let Self { what, formula, result, exact } = self;
+        let sign = |shown_exactly: bool| if *exact && shown_exactly { '=' } else { '≈' };
         match result {
             Outcome::Usd(usd) => {
-                let sign = if usd.shown_exactly() { '=' } else { '≈' };
-                write!(f, "{what}: {formula} {sign} {usd}")
+                write!(f, "{what}: {formula} {} {usd}", sign(usd.shown_exactly()))
             }
             Outcome::Number { thousandths, unit } => {
-                write!(f, "{what}: {formula} ≈ {} {unit}", decimal(*thousandths, 3))
+                write!(f, "{what}: {formula} {} {} {unit}", sign(true), decimal(*thousandths, 3))
             }
         }
     }
@@ -152,13 +154,17 @@ impl Product {
 
     pub fn dollars(self, what: impl Into<String>) -> (Usd, Arithmetic) {
         let amount = self.amount();
-        (amount, Arithmetic { what: what.into(), formula: self.text, result: Outcome::Usd(amount) })
+        let exact = self.numerator % self.denominator == 0;
+        let result = Outcome::Usd(amount);
+        (amount, Arithmetic { what: what.into(), formula: self.text, result, exact })
     }
 
     pub fn number(self, what: impl Into<String>, unit: &str) -> Arithmetic {
-        let thousandths = divide_rounding(self.numerator.saturating_mul(1000), self.denominator);
+        let numerator = self.numerator.saturating_mul(1000);
+        let thousandths = divide_rounding(numerator, self.denominator);
+        let exact = numerator % self.denominator == 0;
         let result = Outcome::Number { thousandths, unit: unit.to_owned() };
-        Arithmetic { what: what.into(), formula: self.text, result }
+        Arithmetic { what: what.into(), formula: self.text, result, exact }
     }
 }
 
@@ -186,7 +192,7 @@ impl Sum {
     pub fn dollars(self, what: impl Into<String>) -> (Usd, Arithmetic) {
         let formula = if self.text.is_empty() { "$0.00".to_owned() } else { self.text };
         let result = Outcome::Usd(self.total);
-        (self.total, Arithmetic { what: what.into(), formula, result })
+        (self.total, Arithmetic { what: what.into(), formula, result, exact: true })
     }
 }
 

@@ -71,20 +71,18 @@ pub fn check_formulas(text: &str) -> usize {
         let (left, right) = shown;
         let formula = left.rsplit_once(": ").unwrap().1;
         let result = right.split_whitespace().next().unwrap();
-        let (wanted, decimals) =
-            (number(result).unwrap(), result.split_once('.').map_or(0, |(_, d)| d.len()));
-        // Half of the last digit that may be shown: $0.0000, or a thousandth.
-        let cents = result.starts_with(['$', '-']) && wanted.abs() < 0.01;
-        let half = if exact || cents {
-            1e-9
-        } else {
-            0.5 * 0.1f64.powi(decimals.max(if right.starts_with('$') { 4 } else { 3 }) as i32)
+        let wanted = number(result).unwrap();
+        // Half of the last digit that may be shown: of a picodollar below a cent, else of $0.0001; of a thousandth.
+        let half = match (exact, result.trim_start_matches('-').strip_prefix('$')) {
+            (true, _) => 0.0,
+            (false, Some(_)) if wanted.abs() < 0.01 => 0.5e-12,
+            (false, Some(_)) => 0.5e-4,
+            (false, None) => 0.5e-3,
         };
-        let got = evaluate(formula);
-        assert!(
-            (got - wanted).abs() <= half + 1e-9 * wanted.abs() + 1e-11,
-            "{line}: {formula} is {got}, not {wanted}"
-        );
+        let (got, largest) = evaluate(formula);
+        // A float's own error, in proportion to the largest number on the way.
+        let close = (got - wanted).abs() <= half + 1e-12 * largest.max(wanted.abs());
+        assert!(close, "{line}: {formula} is {got}, not {wanted}");
         checked += 1;
     }
     checked
@@ -95,8 +93,9 @@ fn number(token: &str) -> Option<f64> {
     token.strip_prefix('$').unwrap_or(token).parse::<f64>().ok().map(|n| sign * n)
 }
 
-fn evaluate(formula: &str) -> f64 {
-    let (mut result, mut sign) = (0.0, "+");
+/// What a formula is worth, and the largest number on the way; signs are taken from left to right.
+fn evaluate(formula: &str) -> (f64, f64) {
+    let (mut result, mut largest, mut sign) = (0.0f64, 0.0f64, "+");
     for token in formula.split_whitespace() {
         if ["+", "−", "×", "÷"].contains(&token) {
             sign = token;
@@ -108,7 +107,10 @@ fn evaluate(formula: &str) -> f64 {
                 "÷" => result /= n,
                 _ => panic!("two numbers in a row in {formula:?}"),
             }
+            largest = largest.max(result.abs());
         }
     }
-    result
+    // Products have no cancellation: only sums are as imprecise as their largest term.
+    let sums = formula.contains(" + ") || formula.contains(" − ");
+    (result, if sums { largest } else { result.abs() })
 }

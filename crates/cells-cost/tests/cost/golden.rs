@@ -205,6 +205,29 @@ fn an_oversized_table_shrinks_and_a_saving_below_the_margin_does_not_count() {
 }
 
 #[test]
+fn what_is_cheaper_but_throttles_is_not_recommended() {
+    // 60,000 WCU, of which a minute a day needs 45,000: on demand is nearly free, and stops at 40,000.
+    let mut load = load(1440, 0, 0);
+    load.writes[700] = Some(Units::from_whole(45_000 * 60));
+    let usage = cell(window(60, 1440), vec![table(provisioned(1, 60_000), load)]);
+    let mode = report(&usage).tables[0].mode.clone().unwrap();
+    let on_demand = mode.options.iter().find(|option| option.mode == Mode::OnDemand).unwrap();
+    assert!(on_demand.month < mode.options[0].month);
+    assert_eq!(on_demand.throttled, Units::from_whole(5_000 * 60));
+    assert!(on_demand.note.contains("would throttle 300000 units"), "{}", on_demand.note);
+    // Right-sized capacity with five minutes of credit needs 7,500.
+    assert_eq!(mode.options[2].sizes[1].capacity, fixed(7_500));
+    assert!(matches!(mode.verdict, Verdict::Change { to: Mode::Provisioned, .. }));
+    // Capacity above the quota is not recommended either.
+    let steady = constant(1440, 41_000 * 60);
+    let load = Load { writes: steady, reads: constant(1440, 0), ..Load::default() };
+    let usage = cell(window(60, 1440), vec![table(Billing::OnDemand, load)]);
+    let mode = report(&usage).tables[0].mode.clone().unwrap();
+    let Verdict::Keep { why } = mode.verdict else { panic!("{:?}", mode.verdict) };
+    assert!(why.contains("than the quota"), "{why}");
+}
+
+#[test]
 fn too_little_data_recommends_nothing() {
     let why = |window: Window, load: Load| {
         let report = report(&cell(window, vec![table(Billing::OnDemand, load)]));
@@ -262,6 +285,10 @@ fn infrequent_access_for_what_is_stored_and_hardly_used() {
     // 1,000 GB: $250 or $100.
     assert_eq!((idle.change, idle.other_month), (true, Some(usd("100"))));
     assert!(idle.notes.iter().any(|note| note.contains("at most 2 changes")));
+    // 100 GB and 50.4 million writes: 56.50 or 49.312, 12.7 % less; with 61.2 million 63.25 or 57.736, 8.7 % less.
+    assert!(class(100 * GB, 70_000).change);
+    let close = class(100 * GB, 85_000);
+    assert!(!close.change && close.why.contains("less than 10 %"), "{}", close.why);
     let busy = class(GB, 1_000_000);
     assert!(!busy.change && busy.why.contains("costs"), "{}", busy.why);
 }
@@ -304,4 +331,31 @@ fn cost_explorer_s_amount_is_compared() {
     assert_eq!(far.difference, Share::from_millionths(310_400));
     assert!(far.warning.unwrap().contains("10 %"));
     assert!(compared("0").warning.is_some());
+}
+
+#[test]
+fn an_operator_can_read_it() {
+    let mut load = load(1440, 600, 1200);
+    load.writes[700] = Some(Units::from_whole(30_000));
+    load.throttled_writes = vec![0; 1440];
+    load.throttled_writes[700] = 12;
+    let mut table = table(provisioned(50, 100), load);
+    table.bytes = 30 * GB;
+    let mut usage = cell(window(60, 1440), vec![table]);
+    usage.reported = Some(Reported { amount: usd("1.2") });
+    let text = report(&usage).to_string();
+    for line in [
+        "Cell cell-a: 2026-03-01T00:00:00Z to 2026-03-02T00:00:00Z",
+        "  utilisation  20 %",
+        "  writes of Orders-cell-a: 20 % of 100/s (provisioned); mean 20.334/s, p50 20/s, p99 20/s, max 500/s",
+        "    1 min above capacity: burst credit covers them",
+        "    ! 12 requests throttled in 1 periods, 2026-03-01T11:40:00Z to 2026-03-01T11:40:00Z",
+        "    writes of Orders-cell-a: 24 h × 100 WCU × $0.00065 = $1.56",
+        "  billing: change to on demand; saves $15.30 in 30 days, 29.7 % of throughput",
+        "      reserved write capacity, share of the upfront price: 1 blocks × 1440 min ÷ 525600 min × $150.00 ≈ $0.411",
+        "    upfront price, for an hour: $36.00 ÷ 26280 h ≈ $0.001369863014",
+        "    write burst credit at most: 100 WCU × 300 s = 30000 units",
+    ] {
+        assert!(text.lines().any(|shown| shown.starts_with(line)), "{line}\n{text}");
+    }
 }
