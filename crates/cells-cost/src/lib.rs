@@ -57,7 +57,8 @@ use crate::lanes::Lane;
 
 /// Analyses a cell. Fails only if the usage does not pass [`CellUsage::check`].
 ///
-/// Takes time in proportion to points × lanes: some 40 passes over each lane's minutes.
+/// Takes time in proportion to minutes × lanes, some 50 passes over each: seconds at [`MAX_LANE_MINUTES`], so not for a thread that
+/// serves calls.
 pub fn analyze(prices: &PriceTable, usage: &CellUsage) -> Result<Report, UsageError> {
     usage.check()?;
     let window = &usage.window;

@@ -10,6 +10,8 @@ use crate::series::{MAX_UNITS, Units, Window};
 
 /// Longest window: CloudWatch keeps points of five minutes for 63 days.
 pub const MAX_WINDOW_MINUTES: u64 = 93 * 24 * 60;
+/// Most minutes of all lanes (reads or writes of a table or index) together: a month of 230 lanes, 80 MB, some seconds of work.
+pub const MAX_LANE_MINUTES: u64 = 10_000_000;
 /// Most tables of a cell.
 pub const MAX_TABLES: usize = 1_000;
 /// Most global secondary indexes of a table.
@@ -197,6 +199,14 @@ impl CellUsage {
         check_count("tenants", self.tenants.len(), MAX_TENANTS)?;
         for (at, units) in [("quota.read", self.quota.read), ("quota.write", self.quota.write)] {
             check_between(at, units, 1, MAX_CAPACITY)?;
+        }
+        let lanes: u64 = self.tables.iter().map(|table| 2 + 2 * table.indexes.len() as u64).sum();
+        let minutes = lanes.saturating_mul(self.window.minutes());
+        if minutes > MAX_LANE_MINUTES {
+            let problem = format!(
+                "have {minutes} minutes in {lanes} lanes, at most {MAX_LANE_MINUTES} are taken; use a shorter window"
+            );
+            return Err(wrong("tables", problem));
         }
         let mut names = std::collections::BTreeSet::new();
         for (i, table) in self.tables.iter().enumerate() {

@@ -37,6 +37,8 @@ fn what_is_wrong_is_refused_by_name() {
         (|u| scaling(u, 1, 4, 91), "tables[0].billing.write.autoscaling.target_percent"),
         (|u| u.tables[0].replicas = vec!["us-east-1".into()], "tables[0].replicas[0]"),
         (|u| u.tables.push(u.tables[0].clone()), "tables[1].table"),
+        (|u| u.tables = vec![table_with_index(); MAX_TABLES + 1], "tables"),
+        (too_many_lane_minutes, "tables"),
         (|u| u.tenants[0].table = "Other".into(), "tenants[0].table"),
         (|u| u.tenants[0].bytes = u64::MAX, "tenants[0].bytes"),
         (|u| u.tenants[0].reads = Units::from_milli(u64::MAX), "tenants[0].reads"),
@@ -59,6 +61,12 @@ fn what_is_wrong_is_refused_by_name() {
         assert_eq!(error.field, *field, "{error}");
         assert!(!error.problem.is_empty());
     }
+}
+
+/// Refused before any series is looked at: these are too short as well.
+fn too_many_lane_minutes(usage: &mut CellUsage) {
+    usage.window = window(3600, 24 * 31);
+    usage.tables = vec![table_with_index(); 57];
 }
 
 fn table_with_index() -> TableUsage {
