@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
     "cells/v1/types.proto",
     "cells/v1/directory.proto",
     "cells/v1/admin.proto",
     "cells/v1/tables.proto",
+    "cells/v1/data.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cells::{AwsCloud, CellRecords, Cloud, Registrar, Worker, WorkerSettings};
+use crate::cells::data::CellData;
+use crate::cells::{AwsCloud, CellRecords, Cloud, Regions, Registrar, Worker, WorkerSettings};
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
@@ -147,6 +148,7 @@ fn dev(
 struct Served {
     directory: Directory,
     cells: Registrar,
+    data: CellData,
     server: BoundServer,
     tasks: Tasks,
 }
@@ -159,7 +161,10 @@ impl Served {
     ) -> Result<Self, AppError> {
         // Bound first: a second celld on the same address fails before it touches anything.
         let server = BoundServer::bind(config.listen).await?;
-        let cloud: Arc<dyn Cloud> = Arc::new(cloud(config, endpoint.clone()).await);
+        // Clients of their own, so that what they are denied is not the routing table's.
+        let shared = dynamodb::client::shared_config(&options(config, endpoint.clone())).await;
+        let cloud: Arc<dyn Cloud> = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone()));
+        let regions = Regions::new(shared, endpoint.clone());
         let client = connect(config, endpoint).await;
         let names = table_names(config)?;
         let keep = keep(config, &client).await?;
@@ -198,8 +203,9 @@ impl Served {
         };
         tasks.spawn("operations", |stop| worker.run(stop));
         let randomness = Randomness::system();
+        let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
         let cells = Registrar { directory: directory.clone(), records, cloud, prefix, randomness };
-        Ok(Self { directory, cells, server, tasks })
+        Ok(Self { directory, cells, data, server, tasks })
     }
 
     fn address(&self) -> SocketAddr {
@@ -213,10 +219,10 @@ impl Served {
         telemetry: &Telemetry,
         started: impl AsyncFnOnce(&Directory) -> Result<(), AppError>,
     ) -> Result<(), AppError> {
-        let Self { directory, cells, server, tasks } = self;
+        let Self { directory, cells, data, server, tasks } = self;
         let stop = CancellationToken::new();
         let settings = server_settings(config, telemetry)?;
-        let serving = server.serve(directory.clone(), cells, settings, stop.clone());
+        let serving = server.serve(directory.clone(), cells, Some(data), settings, stop.clone());
         let guarding = async {
             let ended = tokio::select! {
                 signal = signalled() => signal,
@@ -350,12 +356,6 @@ async fn run_tables(config: &Config, command: TablesCommand) -> Result<(), AppEr
 
 async fn connect(config: &Config, endpoint: Option<String>) -> aws_sdk_dynamodb::Client {
     dynamodb::connect(&options(config, endpoint)).await
-}
-
-/// What provisioning works on: the same AWS, by clients of its own, so that what it is denied is not the routing table's.
-async fn cloud(config: &Config, endpoint: Option<String>) -> AwsCloud {
-    let options = options(config, endpoint);
-    AwsCloud::new(dynamodb::client::shared_config(&options).await, options.endpoint)
 }
 
 fn options(config: &Config, endpoint: Option<String>) -> DynamoDbOptions {

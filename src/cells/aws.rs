@@ -60,7 +60,10 @@ const UNSUPPORTED: [&str; 5] = [
 ];
 
 /// AWS, or an emulator in its place.
-pub struct AwsCloud {
+pub struct AwsCloud(Regions);
+
+/// Clients for every Region that is asked for.
+pub struct Regions {
     config: SdkConfig,
     endpoint: Option<String>,
     clients: Mutex<HashMap<Region, Clients>>,
@@ -73,7 +76,7 @@ struct Clients {
 }
 
 impl AwsCloud {
-    /// `endpoint`: DynamoDB's. One that is not AWS's own is asked for everything: an emulator has all its services behind one.
+    /// Arguments as of [`Regions::new`]; calls get the time that such calls take.
     pub fn new(config: SdkConfig, endpoint: Option<String>) -> Self {
         let timeouts = config.timeout_config().map(|timeouts| {
             let connect = timeouts.connect_timeout().unwrap_or(CALL_TIMEOUT);
@@ -81,7 +84,19 @@ impl AwsCloud {
         });
         let mut builder = config.into_builder();
         builder.set_timeout_config(timeouts);
-        Self { config: builder.build(), endpoint, clients: Mutex::default() }
+        Self(Regions::new(builder.build(), endpoint))
+    }
+}
+
+impl Regions {
+    /// `endpoint`: DynamoDB's. One that is not AWS's own is asked for everything: an emulator has all its services behind one.
+    pub fn new(config: SdkConfig, endpoint: Option<String>) -> Self {
+        Self { config, endpoint, clients: Mutex::default() }
+    }
+
+    /// DynamoDB in a Region.
+    pub fn dynamodb(&self, region: &Region) -> aws_sdk_dynamodb::Client {
+        self.clients(region).dynamodb
     }
 
     fn clients(&self, region: &Region) -> Clients {
@@ -105,11 +120,11 @@ impl AwsCloud {
 #[async_trait]
 impl Cloud for AwsCloud {
     async fn observe(&self, table: &TableRef) -> Result<Option<Observed>, CloudError> {
-        observe::observe(&self.clients(&table.region), &table.name).await
+        observe::observe(&self.0.clients(&table.region), &table.name).await
     }
 
     async fn apply(&self, wanted: &Wanted, change: &Change) -> Result<(), CloudError> {
-        let clients = self.clients(&wanted.region);
+        let clients = self.0.clients(&wanted.region);
         match change {
             Change::CreateTable => {
                 match build::create(&clients.dynamodb, wanted)?.send().await {
@@ -156,14 +171,14 @@ impl Cloud for AwsCloud {
     }
 
     async fn holds_data(&self, table: &TableRef) -> Result<bool, CloudError> {
-        let clients = self.clients(&table.region);
+        let clients = self.0.clients(&table.region);
         let scan = clients.dynamodb.scan().table_name(&table.name).limit(1).consistent_read(true);
         let page = scan.send().await.map_err(|error| cloud_error(&error))?;
         Ok(page.count > 0 || page.last_evaluated_key.is_some())
     }
 
     async fn back_up(&self, table: &TableRef, backup: &str) -> Result<bool, CloudError> {
-        let clients = self.clients(&table.region);
+        let clients = self.0.clients(&table.region);
         let mut from = None;
         loop {
             let list = clients.dynamodb.list_backups().table_name(&table.name);
@@ -186,7 +201,7 @@ impl Cloud for AwsCloud {
     }
 
     async fn delete(&self, table: &TableRef) -> Result<(), CloudError> {
-        let clients = self.clients(&table.region);
+        let clients = self.0.clients(&table.region);
         let Some(description) = observe::describe(&clients, &table.name).await? else {
             return Ok(());
         };

@@ -12,6 +12,7 @@
 mod aws;
 mod check;
 mod cloud;
+pub mod data;
 
 mod error;
 #[cfg(test)]
@@ -27,7 +28,7 @@ mod worker;
 #[cfg(test)]
 mod worker_tests;
 
-pub use aws::AwsCloud;
+pub use aws::{AwsCloud, Regions};
 pub use check::Violation;
 pub use cloud::{Cloud, CloudError, TableRef};
 pub use error::CellsError;

@@ -5,6 +5,7 @@ mod admission;
 mod connections;
 mod controller;
 mod convert;
+mod data;
 mod deadline;
 mod directory;
 mod page;
@@ -33,8 +34,10 @@ use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
 
 use crate::cells::Registrar;
+use crate::cells::data::CellData;
 use crate::directory::Directory;
 use crate::proto::v1::cell_admin_server::CellAdminServer;
+use crate::proto::v1::cell_data_server::CellDataServer;
 use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer};
 use crate::telemetry::OverloadMetrics;
 use crate::telemetry::rpc::RpcTracer;
@@ -117,6 +120,7 @@ impl BoundServer {
         self,
         directory: Directory,
         cells: Registrar,
+        data: Option<CellData>,
         settings: ServerSettings,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
@@ -136,11 +140,15 @@ impl BoundServer {
         });
         let admins =
             CellAdminServer::new(admin::AdminService { directory: directory.clone(), cells });
-        let routes = Routes::new(health_service)
+        let data = data.map(|data| CellDataServer::new(data::DataService { data }));
+        let mut routes = Routes::new(health_service)
             .add_service(reflection()?.build_v1()?)
             .add_service(reflection()?.build_v1alpha()?)
             .add_service(directories.max_decoding_message_size(limit))
             .add_service(admins.max_decoding_message_size(limit));
+        if let Some(data) = data {
+            routes = routes.add_service(data.max_decoding_message_size(limit));
+        }
         let stack = ServiceBuilder::new()
             // Sees every call and its final status, those that the layers below refuse included.
             .layer(rpc::RpcLayer::new(settings.tracer, settings.traced))
@@ -198,8 +206,12 @@ fn reflection() -> Result<tonic_reflection::server::Builder<'static>, ServeError
 }
 
 /// The services whose health is told apart; the empty name is the server as a whole.
-const SERVICES: [&str; 3] =
-    ["", <Directories as NamedService>::NAME, <Admins as NamedService>::NAME];
+const SERVICES: [&str; 4] = [
+    "",
+    <Directories as NamedService>::NAME,
+    <Admins as NamedService>::NAME,
+    <CellDataServer<data::DataService> as NamedService>::NAME,
+];
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
     for service in SERVICES {
@@ -239,6 +251,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 15);
+        assert_eq!(methods.len(), 2 + 10 + 15 + 5);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt};
 
+use crate::cells::data::DataError;
 use crate::cells::{CellsError, CloudError, Violation};
 use crate::directory::policy::Standing;
 use crate::directory::{Error, Refused};
@@ -62,6 +63,7 @@ reasons! {
     InvalidLeaseDuration = "INVALID_LEASE_DURATION": InvalidArgument,
     InvalidResumeToken = "INVALID_RESUME_TOKEN": InvalidArgument,
     UnknownEnumValue = "UNKNOWN_ENUM_VALUE": InvalidArgument,
+    InvalidItem = "INVALID_ITEM": InvalidArgument,
     InvalidTableSet = "INVALID_TABLE_SET": InvalidArgument,
     InvalidOperationId = "INVALID_OPERATION_ID": InvalidArgument,
     MissingField = "MISSING_FIELD": InvalidArgument,
@@ -70,6 +72,7 @@ reasons! {
     PlacementNotFound = "PLACEMENT_NOT_FOUND": NotFound,
     PlacementExpired = "PLACEMENT_EXPIRED": NotFound,
     CellNotFound = "CELL_NOT_FOUND": NotFound,
+    TableNotFound = "TABLE_NOT_FOUND": NotFound,
     TableSetNotFound = "TABLE_SET_NOT_FOUND": NotFound,
     OperationNotFound = "OPERATION_NOT_FOUND": NotFound,
     PlacementExists = "PLACEMENT_EXISTS": AlreadyExists,
@@ -84,6 +87,7 @@ reasons! {
     CellNotEmpty = "CELL_NOT_EMPTY": FailedPrecondition,
     OperationRunning = "OPERATION_RUNNING": FailedPrecondition,
     CellInUse = "CELL_IN_USE": FailedPrecondition,
+    ConditionFailed = "CONDITION_FAILED": FailedPrecondition,
     CellNotProvisioned = "CELL_NOT_PROVISIONED": FailedPrecondition,
     AwsRefused = "AWS_REFUSED": FailedPrecondition,
     ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,
@@ -100,6 +104,7 @@ reasons! {
     StoreUnavailable = "STORE_UNAVAILABLE": Unavailable,
     StoreRejected = "STORE_REJECTED": Unavailable,
     AwsBusy = "AWS_BUSY": Unavailable,
+    NoLease = "NO_LEASE": Unavailable,
     NotReady = "NOT_READY": Unavailable,
     ShuttingDown = "SHUTTING_DOWN": Unavailable,
     RecordUnreadable = "RECORD_UNREADABLE": DataLoss,
@@ -171,6 +176,10 @@ impl Fault {
     fn retry(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
+    }
+
+    pub fn reason(&self) -> Reason {
+        self.reason
     }
 
     pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -348,6 +357,40 @@ impl From<Refused> for Fault {
                 "was used for another request; send a new one",
             ),
             Refused::Contended => say(Reason::Contended, "nothing was changed").retry(SOON),
+        }
+    }
+}
+
+impl From<DataError> for Fault {
+    fn from(error: DataError) -> Fault {
+        let message = error.to_string();
+        let say = |reason, next: &str| Fault::new(reason, format!("{message}; {next}"));
+        match error {
+            DataError::Directory(error) => error.into(),
+            DataError::Store(error) => error.into(),
+            DataError::NotProvisioned { cell } => {
+                say(Reason::CellNotProvisioned, "provision it").with("cell_id", cell)
+            }
+            DataError::UnknownTable { cell, .. } => {
+                // The caller knows the name that it sent.
+                Fault::new(
+                    Reason::TableNotFound,
+                    "the cell's table set has no such table; look at the table set",
+                )
+                .with("cell_id", cell)
+            }
+            DataError::TableMissing { cell } => {
+                say(Reason::TableNotFound, "look at PlanCell").with("cell_id", cell)
+            }
+            DataError::Invalid { field, problem } => {
+                Fault::field(Reason::InvalidItem, field, problem)
+            }
+            DataError::ConditionFailed { write } => {
+                say(Reason::ConditionFailed, "nothing was written").with("write", write)
+            }
+            DataError::NoLease => {
+                say(Reason::NoLease, "nothing was written, try again").retry(SOON)
+            }
         }
     }
 }

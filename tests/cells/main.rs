@@ -13,5 +13,6 @@ mod embedded;
 #[path = "../support/moto.rs"]
 mod moto;
 
+mod data;
 mod provision;
 mod world;

@@ -32,7 +32,9 @@ impl Method {
 pub fn methods() -> Vec<Method> {
     let strict = DescriptorPool::decode(proto::DESCRIPTORS).unwrap();
     let loose = loosened();
-    let methods = strict.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+    // Items need an engine that holds them: tests/cells sends what is wrong with those.
+    let services = strict.services().filter(|service| service.name() != "CellData");
+    let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
     let methods = methods.map(|method| Method {
         name: format!("{}/{}", method.parent_service().full_name(), method.name()),
         request: loose.get_message_by_name(method.input().full_name()).unwrap(),

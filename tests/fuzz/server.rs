@@ -64,7 +64,7 @@ impl Server {
         let (address, stop) = (server.address(), CancellationToken::new());
         let settings = app::server_settings(&config, &telemetry).unwrap();
         let cells = Registrar::without_cloud(directory.clone());
-        let serving = server.serve(directory.clone(), cells, settings, stop.clone());
+        let serving = server.serve(directory.clone(), cells, None, settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         directory.ready(&stop).await;
         let panics_before = PANICS.load(Ordering::SeqCst);

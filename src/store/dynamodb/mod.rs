@@ -32,6 +32,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 
 pub use client::{DynamoDbOptions, connect};
+pub use error::from_sdk;
 pub use schema::TableNames;
 
 /// What the store is told of its surroundings.

@@ -1,0 +1,177 @@
+//! A tenant's items, read and written in the tenant's cell.
+//!
+//! Invariants: no call touches a partition that the table's templates do not make of the tenant; a write is reported as done only if
+//! the answer came inside the placement's lease, for after that the tenant's data may be on their way to another cell.
+
+mod compare;
+pub mod json;
+mod merge;
+mod query;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use parking_lot::Mutex;
+
+use super::aws::Regions;
+use super::records::{CellRecords, CellTablesRecord, Cells};
+use super::table_set::{TableSet, TableSetId, TableSpec};
+use crate::directory::{
+    DecisionTrace, Directory, Error, Home, Refused, RouteOptions, RouteRequest,
+};
+use crate::domain::{Cell, CellId, PartitionKey, WriteMode};
+use crate::store::StoreError;
+
+pub use query::{CellFailure, Found, Position, Query};
+pub use write::{Action, Expression, Write, Written};
+
+/// An item, or its key.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// How long it is remembered which tables a cell has.
+const REMEMBERED: Duration = Duration::from_secs(5);
+
+/// Least lease that a write is begun under.
+const LEAST_LEASE: Duration = Duration::from_millis(250);
+
+/// The attribute that says which cell an item is in.
+pub const CELL_ID: &str = "CellId";
+
+/// Why a tenant's data cannot be read or written.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum DataError {
+    #[error(transparent)]
+    Directory(#[from] Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{cell} has no tables of a table set")]
+    NotProvisioned { cell: CellId },
+    #[error("{cell} has no table {table}")]
+    UnknownTable { cell: CellId, table: String },
+    /// The table is declared and not there.
+    #[error("a table of {cell} does not exist")]
+    TableMissing { cell: CellId },
+    /// A field of the request, and what is wrong with it.
+    #[error("{field} {problem}")]
+    Invalid { field: String, problem: String },
+    /// The number of the write whose condition does not hold.
+    #[error("the condition of write {write} does not hold")]
+    ConditionFailed { write: usize },
+    #[error("the placement's lease is too short for a direct write")]
+    NoLease,
+}
+
+impl DataError {
+    fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// Reads and writes tenants' items.
+#[derive(Clone)]
+pub struct CellData {
+    directory: Directory,
+    records: Arc<dyn CellRecords>,
+    regions: Arc<Regions>,
+    prefix: String,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Versions never change.
+    sets: HashMap<(TableSetId, u64), Arc<TableSet>>,
+    cells: HashMap<CellId, (Instant, Option<CellTablesRecord>)>,
+}
+
+/// A table of a cell.
+struct Place {
+    cell: Arc<Cell>,
+    spec: TableSpec,
+    /// On AWS.
+    name: String,
+}
+
+impl CellData {
+    pub fn new(
+        directory: Directory,
+        records: Arc<dyn CellRecords>,
+        regions: Regions,
+        prefix: String,
+    ) -> Self {
+        Self { directory, records, regions: Arc::new(regions), prefix, known: Arc::default() }
+    }
+
+    fn client(&self, place: &Place) -> aws_sdk_dynamodb::Client {
+        self.regions.dynamodb(&place.cell.region)
+    }
+
+    /// Where a tenant lives, and until when direct writes are good.
+    async fn home(&self, tenant: &PartitionKey) -> Result<(CellId, Option<Instant>), DataError> {
+        let options = Arc::new(RouteOptions::default());
+        let request = RouteRequest::new(tenant.clone(), options, DecisionTrace::default());
+        let routed = self.directory.route(request).await?;
+        match routed.home {
+            Home::Placed(residence) => {
+                let direct = residence.write_mode == WriteMode::Direct;
+                Ok((residence.cell.id().clone(), routed.lease_until.filter(|_| direct)))
+            }
+            // Not asked for, so not answered.
+            Home::Default(_) => Err(Error::from(StoreError::Timeout).into()),
+        }
+    }
+
+    /// A cell's table by the name that its table set has for it.
+    async fn place(&self, cell: &CellId, table: &str) -> Result<Place, DataError> {
+        let registered =
+            match self.directory.peek(|registry| registry.cell(cell).cloned()).flatten() {
+                Some(cell) => Some(cell),
+                None => self.directory.cell(cell).await?,
+            };
+        let registered =
+            registered.ok_or_else(|| Error::from(Refused::CellNotFound { cell: cell.clone() }))?;
+        let tables = self.cell_tables(cell).await?.and_then(|record| record.tables);
+        let (set, version) =
+            tables.ok_or_else(|| DataError::NotProvisioned { cell: cell.clone() })?;
+        let set = self.table_set(set, version, cell).await?;
+        let spec = set.table(table).cloned().ok_or_else(|| DataError::UnknownTable {
+            cell: cell.clone(),
+            table: table.to_owned(),
+        })?;
+        let name = spec.table_name(&self.prefix, cell);
+        Ok(Place { cell: registered, spec, name })
+    }
+
+    async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {
+        if let Some((since, record)) = self.known.lock().cells.get(cell)
+            && since.elapsed() < REMEMBERED
+            && record.as_ref().is_some_and(|record| record.tables.is_some())
+        {
+            return Ok(record.clone());
+        }
+        let began = Instant::now();
+        let record = self.records.cell_tables(cell).await?;
+        self.known.lock().cells.insert(cell.clone(), (began, record.clone()));
+        Ok(record)
+    }
+
+    async fn table_set(
+        &self,
+        id: TableSetId,
+        version: u64,
+        cell: &CellId,
+    ) -> Result<Arc<TableSet>, DataError> {
+        let key = (id, version);
+        if let Some(set) = self.known.lock().sets.get(&key) {
+            return Ok(Arc::clone(set));
+        }
+        let set = self.records.table_set_at(&key.0, version).await?;
+        let set = set.ok_or_else(|| DataError::NotProvisioned { cell: cell.clone() })?;
+        let set = Arc::new(set);
+        self.known.lock().sets.insert(key, Arc::clone(&set));
+        Ok(set)
+    }
+}

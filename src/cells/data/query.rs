@@ -1,0 +1,291 @@
+//! A tenant's items in the current cell, and in those where the tenant lived before.
+//!
+//! Each partition of the tenant is read from all cells at once, merged by sort key (see [`super::merge`]). What is filtered is filtered
+//! after that: were it done below, an older cell's copy would show where the newest one does not fit. The same goes for items whose TTL
+//! has passed: DynamoDB may not have deleted them yet, and they hide older copies all the same.
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::merge::{Merge, Source};
+use super::{CellData, DataError, Item, Place};
+use crate::cells::table_set::KeyType;
+use crate::directory::{Error, Refused};
+use crate::domain::{CellId, PartitionKey, Timestamp};
+use crate::store::StoreError;
+use crate::store::dynamodb::from_sdk;
+
+/// Items that one page of one cell holds at most.
+const PAGE: i32 = 100;
+
+/// Items that are looked at for one answer: one that filters much may be empty and not the last.
+const MAX_LOOKED_AT: usize = 5_000;
+
+/// Previous cells that are asked.
+const MAX_PREVIOUS: usize = 20;
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct Query {
+    pub tenant: PartitionKey,
+    pub table: String,
+    pub sort_key_prefix: Option<String>,
+    pub entity_type: Option<String>,
+    pub all_cells: bool,
+    pub consistent: bool,
+    pub limit: usize,
+}
+
+/// Where a query goes on: after this sort key of this of the tenant's partitions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Position {
+    pub partition: usize,
+    pub after: Option<AttributeValue>,
+}
+
+/// A cell that could not be asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellFailure {
+    pub cell: CellId,
+    pub error: DataError,
+}
+
+/// A part of what there is.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Each with its cell and whether that is a previous one.
+    pub items: Vec<(Item, CellId, bool)>,
+    pub failures: Vec<CellFailure>,
+    /// `None`: there is no more.
+    pub next: Option<Position>,
+}
+
+/// One cell's partition.
+struct Lane {
+    client: Client,
+    table: String,
+    key: (String, String),
+    sort: Option<(String, Option<String>)>,
+    from: Option<Item>,
+    consistent: bool,
+    ended: bool,
+}
+
+#[async_trait]
+impl Source for Lane {
+    async fn page(&mut self) -> Result<(Vec<Item>, bool), DataError> {
+        if self.ended {
+            return Ok((Vec::new(), true));
+        }
+        let mut query = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(self.consistent)
+            .limit(PAGE)
+            .expression_attribute_names("#pk", &self.key.0)
+            .expression_attribute_values(":pk", AttributeValue::S(self.key.1.clone()))
+            .set_exclusive_start_key(self.from.take());
+        query = match &self.sort {
+            Some((sort, Some(prefix))) => query
+                .key_condition_expression("#pk = :pk AND begins_with(#sk, :prefix)")
+                .expression_attribute_names("#sk", sort)
+                .expression_attribute_values(":prefix", AttributeValue::S(prefix.clone())),
+            _ => query.key_condition_expression("#pk = :pk"),
+        };
+        let page = match query.send().await {
+            Ok(page) => page,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_resource_not_found_exception()) =>
+            {
+                // The caller knows which cell it is.
+                return Err(DataError::Store(StoreError::Rejected {
+                    detail: "no such table".into(),
+                }));
+            }
+            Err(error) => return Err(from_sdk(&error).into()),
+        };
+        self.from = page.last_evaluated_key;
+        self.ended = self.from.is_none();
+        Ok((page.items.unwrap_or_default(), self.ended))
+    }
+}
+
+impl CellData {
+    /// A part of a tenant's items.
+    ///
+    /// # Errors
+    /// Those of the current cell. A previous cell's are in [`Found::failures`].
+    pub async fn query(&self, query: &Query, from: Option<Position>) -> Result<Found, DataError> {
+        let (home, _) = self.home(&query.tenant).await?;
+        let current = self.place(&home, &query.table).await?;
+        let string =
+            current.spec.sort_key.as_ref().is_some_and(|key| key.key_type == KeyType::String);
+        if query.sort_key_prefix.is_some() && !string {
+            let problem = "needs a sort key that is a string; the table has none";
+            return Err(DataError::invalid("sort_key_prefix", problem));
+        }
+        let mut found = Found::default();
+        let mut places = vec![current];
+        if query.all_cells {
+            for cell in self.previous(&query.tenant, &home).await? {
+                match self.place(&cell, &query.table).await {
+                    Ok(place) => places.push(place),
+                    Err(error) => found.failures.push(CellFailure { cell, error }),
+                }
+            }
+        }
+        let mut from = from.unwrap_or(Position { partition: 0, after: None });
+        let mut looked_at = 0;
+        while from.partition < places[0].spec.tenant_keys.len() {
+            let ended =
+                self.partition(query, &mut places, &mut from, &mut found, &mut looked_at).await?;
+            if !ended {
+                found.next = Some(from);
+                return Ok(found);
+            }
+            from = Position { partition: from.partition + 1, after: None };
+        }
+        Ok(found)
+    }
+
+    /// Reads one partition from where the position is, and moves the position. Answers whether the partition has ended.
+    async fn partition(
+        &self,
+        query: &Query,
+        places: &mut Vec<Place>,
+        from: &mut Position,
+        found: &mut Found,
+        looked_at: &mut usize,
+    ) -> Result<bool, DataError> {
+        let spec = places[0].spec.clone();
+        let sort_key = spec.sort_key.as_ref().map(|key| key.name.clone());
+        let mut lanes = Vec::new();
+        let mut asked = Vec::new();
+        for (number, place) in places.iter().enumerate() {
+            // A previous cell's set may be another version.
+            let Some(template) = place.spec.tenant_keys.get(from.partition) else { continue };
+            lanes.push(self.lane(
+                place,
+                query,
+                template.partition(&query.tenant),
+                from.after.as_ref(),
+            ));
+            asked.push(number);
+        }
+        let mut merge = Merge::new(sort_key.clone(), lanes.into_iter());
+        let mut failed = Vec::new();
+        let mut full = false;
+        while let Some(next) = merge.next().await {
+            let (lane, item) = match next {
+                Ok((lane, item)) => (lane, item),
+                Err((lane, error)) => {
+                    let number = asked[lane];
+                    let cell = places[number].cell.id.clone();
+                    let missing = matches!(error, DataError::Store(StoreError::Rejected { .. }));
+                    let error = if missing {
+                        DataError::TableMissing { cell: cell.clone() }
+                    } else {
+                        error
+                    };
+                    if number == 0 {
+                        return Err(error);
+                    }
+                    found.failures.push(CellFailure { cell, error });
+                    failed.push(number);
+                    continue;
+                }
+            };
+            *looked_at += 1;
+            from.after = sort_key.as_ref().and_then(|name| item.get(name).cloned());
+            if self.wanted(&item, query, spec.ttl_attribute.as_deref()) {
+                let number = asked[lane];
+                found.items.push((item, places[number].cell.id.clone(), number > 0));
+            }
+            if found.items.len() >= query.limit || *looked_at >= MAX_LOOKED_AT {
+                full = true;
+                break;
+            }
+        }
+        // One that failed is not asked for the next partition, and is reported once.
+        failed.sort_unstable();
+        for number in failed.into_iter().rev() {
+            places.remove(number);
+        }
+        Ok(!full)
+    }
+
+    fn lane(
+        &self,
+        place: &Place,
+        query: &Query,
+        partition: String,
+        after: Option<&AttributeValue>,
+    ) -> Lane {
+        let spec = &place.spec;
+        let key = (spec.partition_key.name.clone(), partition);
+        let sort = spec.sort_key.as_ref().map(|key| key.name.clone());
+        let from = match (after, &sort) {
+            (Some(after), Some(sort)) => Some(Item::from([
+                (key.0.clone(), AttributeValue::S(key.1.clone())),
+                (sort.clone(), after.clone()),
+            ])),
+            _ => None,
+        };
+        Lane {
+            client: self.client(place),
+            table: place.name.clone(),
+            key,
+            sort: sort.map(|sort| (sort, query.sort_key_prefix.clone())),
+            // A table without a sort key holds one item of a partition, and a position after it is the next partition.
+            ended: after.is_some() && from.is_none(),
+            from,
+            consistent: query.consistent,
+        }
+    }
+
+    fn wanted(&self, item: &Item, query: &Query, ttl: Option<&str>) -> bool {
+        let expires = ttl.and_then(|name| item.get(name)).and_then(|value| value.as_n().ok());
+        let expires = expires.and_then(|seconds| seconds.parse::<i64>().ok());
+        let expires = expires.and_then(Timestamp::from_seconds);
+        if expires.is_some_and(|expires| expires <= self.directory.now()) {
+            return false;
+        }
+        query.entity_type.as_ref().is_none_or(|wanted| {
+            item.get("EntityType").and_then(|value| value.as_s().ok()) == Some(wanted)
+        })
+    }
+
+    /// The cells where a tenant lived before, the newest first, each once.
+    async fn previous(
+        &self,
+        tenant: &PartitionKey,
+        home: &CellId,
+    ) -> Result<Vec<CellId>, DataError> {
+        let mut cells = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.directory.history(tenant, 100, after.as_ref()).await?;
+            for record in page.items {
+                if record.cell != *home && !cells.contains(&record.cell) {
+                    cells.push(record.cell);
+                }
+            }
+            after = page.next;
+            if after.is_none() || cells.len() >= MAX_PREVIOUS {
+                cells.truncate(MAX_PREVIOUS);
+                return Ok(cells);
+            }
+        }
+    }
+}
+
+impl DataError {
+    /// For a [`CellFailure`], whether the cell is not registered any more.
+    pub fn cell_not_found(&self) -> bool {
+        matches!(self, DataError::Directory(Error::Refused(Refused::CellNotFound { .. })))
+    }
+}
