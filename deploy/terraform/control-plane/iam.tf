@@ -1,0 +1,60 @@
+# The policies of deploy/iam, from the same files.
+
+locals {
+  placeholders = {
+    "<PARTITION>" = data.aws_partition.here.partition
+    "<REGION>"    = local.region
+    "<ACCOUNT>"   = local.account
+    "<PREFIX>"    = var.prefix
+  }
+  policies = {
+    for role in ["resolver", "control-plane"] : role => join("", [
+      for part in regexall("<[A-Z_]+>|[^<]+|<", file("${path.module}/../../iam/${role}.json")) : lookup(local.placeholders, part, part)
+    ])
+  }
+}
+
+resource "aws_iam_policy" "role" {
+  for_each = local.policies
+
+  name   = "${var.prefix}cell-directory-${each.key}"
+  policy = each.value
+  tags   = local.tags
+}
+
+data "aws_iam_policy_document" "service_account" {
+  count = var.kubernetes == null ? 0 : 1
+
+  statement {
+    actions = ["sts:AssumeRoleWithWebIdentity"]
+    principals {
+      type        = "Federated"
+      identifiers = ["${local.aws}:iam::${local.account}:oidc-provider/${var.kubernetes.oidc_provider}"]
+    }
+    condition {
+      test     = "StringEquals"
+      variable = "${var.kubernetes.oidc_provider}:aud"
+      values   = ["sts.amazonaws.com"]
+    }
+    condition {
+      test     = "StringEquals"
+      variable = "${var.kubernetes.oidc_provider}:sub"
+      values   = ["system:serviceaccount:${var.kubernetes.service_account}"]
+    }
+  }
+}
+
+resource "aws_iam_role" "control_plane" {
+  count = var.kubernetes == null ? 0 : 1
+
+  name               = "${var.prefix}cell-directory"
+  assume_role_policy = data.aws_iam_policy_document.service_account[0].json
+  tags               = local.tags
+}
+
+resource "aws_iam_role_policy_attachment" "control_plane" {
+  count = var.kubernetes == null ? 0 : 1
+
+  role       = aws_iam_role.control_plane[0].name
+  policy_arn = aws_iam_policy.role["control-plane"].arn
+}
