@@ -115,6 +115,8 @@ DENIED = [
     ("application", "GetItem", CELL_A, keys("CUSTOMER#a#1")),
     ("application", "GetItem", CELL_A, keys("CUSTOMER#ab")),
     ("application", "GetItem", CELL_A, keys("CUSTOMER#A")),
+    ("application", "BatchGetItem", CELL_A, keys(OWN, "CUSTOMER#a#1")),
+    ("application", "BatchGetItem", CELL_A, keys(OWN, "CUSTOMER#ab")),
     # The tag is text, not a pattern.
     ("application", "GetItem", CELL_A, keys(GUESSED, tenant={"aws:PrincipalTag/tenant": "*"})),
     ("application", "GetItem", CELL_A, keys("CUSTOMER#b", tenant={})),

@@ -1,5 +1,6 @@
 """The Terraform modules. The AWS provider is not to be had everywhere, so of what needs it only the form is checked, and what its values
-have in common with the other forms of the same thing; names, ARNs and tags come from a module without a provider, which is tested."""
+have in common with the other forms of the same thing; names, ARNs, tags and policies come from modules without a provider,
+which are tested."""
 
 import re
 import shutil
@@ -22,23 +23,27 @@ def terraform(*arguments, cwd):
 class Modules(unittest.TestCase):
     def test_there_are_modules(self):
         names = sorted(path.parent.name for path in MODULES.glob("*/main.tf"))
-        self.assertEqual(names, ["alarms", "backup", "cell", "control-plane", "naming"])
+        self.assertEqual(names, ["alarms", "backup", "cell", "control-plane", "naming", "policies"])
 
     def test_format(self):
         result = terraform("fmt", "-check", "-recursive", "-diff", "-no-color", cwd=MODULES)
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
-    def test_naming(self):
+    def test_modules_without_a_provider(self):
         with tempfile.TemporaryDirectory() as folder:
-            module = Path(folder) / "naming"
-            shutil.copytree(MODULES / "naming", module, ignore=shutil.ignore_patterns(".terraform*"))
-            init = terraform("init", "-backend=false", "-no-color", cwd=module)
-            self.assertEqual(init.returncode, 0, init.stdout + init.stderr)
-            result = terraform("test", "-no-color", cwd=module)
-            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-            # A test command that finds no test succeeds, too.
-            passed = re.search(r"Success! (\d+) passed, 0 failed", result.stdout)
-            self.assertGreaterEqual(int(passed.group(1)), 17)
+            # With the policies that the modules read, at the same distance.
+            copy = Path(folder) / "deploy"
+            shutil.copytree(DEPLOY / "iam", copy / "iam")
+            shutil.copytree(MODULES, copy / "terraform", ignore=shutil.ignore_patterns(".terraform*"))
+            for name, least in (("naming", 17), ("policies", 3)):
+                module = copy / "terraform" / name
+                init = terraform("init", "-backend=false", "-no-color", cwd=module)
+                self.assertEqual(init.returncode, 0, init.stdout + init.stderr)
+                result = terraform("test", "-no-color", cwd=module)
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+                # A test command that finds no test succeeds, too.
+                passed = re.search(r"Success! (\d+) passed, 0 failed", result.stdout)
+                self.assertGreaterEqual(int(passed.group(1)), least, name)
 
     def test_every_variable_that_a_module_is_given_exists_there_and_nothing_required_is_missing(self):
         declared = {}
@@ -54,7 +59,7 @@ class Modules(unittest.TestCase):
                 self.assertEqual(given - set(declared[source]), set(), f"{path.parent.name}, module {name}")
                 self.assertEqual(required - given, set(), f"{path.parent.name}, module {name}")
                 calls += 1
-        self.assertEqual(calls, 7)
+        self.assertEqual(calls, 9)
 
     def test_every_variable_and_local_that_is_used_is_declared_and_the_other_way_round(self):
         for module in {path.parent for path in MODULES.glob("*/*.tf")}:

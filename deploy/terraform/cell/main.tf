@@ -224,15 +224,22 @@ resource "aws_budgets_budget" "cell" {
   }
 }
 
-# deploy/iam/application.json, from the same file.
-resource "aws_iam_policy" "application" {
-  for_each = module.naming.cell_table_arns
+module "policies" {
+  source     = "../policies"
+  for_each   = local.tables
+  partition  = data.aws_partition.here.partition
+  region     = data.aws_region.here.name
+  account_id = data.aws_caller_identity.here.account_id
+  prefix     = var.prefix
+  table      = each.key
+  cell_id    = var.cell_id
+}
 
-  name = "${local.tables[each.key]}-application"
-  policy = replace(
-    file("${path.module}/../../iam/application.json"),
-    "arn:<PARTITION>:dynamodb:<REGION>:<ACCOUNT>:table/<PREFIX>CustomerData-<CELL>",
-    each.value,
-  )
-  tags = local.tags
+# For the roles of the applications that run in this cell.
+resource "aws_iam_policy" "application" {
+  for_each = local.tables
+
+  name   = "${each.value}-application"
+  policy = module.policies[each.key].documents["application"]
+  tags   = local.tags
 }

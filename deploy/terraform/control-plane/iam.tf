@@ -1,21 +1,15 @@
 # The policies of deploy/iam, from the same files.
 
-locals {
-  placeholders = {
-    "<PARTITION>" = data.aws_partition.here.partition
-    "<REGION>"    = local.region
-    "<ACCOUNT>"   = local.account
-    "<PREFIX>"    = var.prefix
-  }
-  policies = {
-    for role in ["resolver", "control-plane"] : role => join("", [
-      for part in regexall("<[A-Z_]+>|[^<]+|<", file("${path.module}/../../iam/${role}.json")) : lookup(local.placeholders, part, part)
-    ])
-  }
+module "policies" {
+  source     = "../policies"
+  partition  = data.aws_partition.here.partition
+  region     = local.region
+  account_id = local.account
+  prefix     = var.prefix
 }
 
 resource "aws_iam_policy" "role" {
-  for_each = local.policies
+  for_each = module.policies.documents
 
   name   = "${var.prefix}cell-directory-${each.key}"
   policy = each.value
