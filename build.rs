@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 3] =
-    ["cells/v1/types.proto", "cells/v1/directory.proto", "cells/v1/admin.proto"];
+const PROTOS: [&str; 4] = [
+    "cells/v1/types.proto",
+    "cells/v1/directory.proto",
+    "cells/v1/admin.proto",
+    "cells/v1/tables.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");

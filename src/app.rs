@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::cells::{AwsCloud, CellRecords, Cloud, Registrar, Worker, WorkerSettings};
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
@@ -145,6 +146,7 @@ fn dev(
 /// A directory whose tasks run, and a server that is bound.
 struct Served {
     directory: Directory,
+    cells: Registrar,
     server: BoundServer,
     tasks: Tasks,
 }
@@ -157,6 +159,7 @@ impl Served {
     ) -> Result<Self, AppError> {
         // Bound first: a second celld on the same address fails before it touches anything.
         let server = BoundServer::bind(config.listen).await?;
+        let cloud: Arc<dyn Cloud> = Arc::new(cloud(config, endpoint.clone()).await);
         let client = connect(config, endpoint).await;
         let names = table_names(config)?;
         let keep = keep(config, &client).await?;
@@ -179,9 +182,24 @@ impl Served {
         let store_settings =
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
         let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
-        let store = Store::of(store);
-        let directory = directory_with(store, config, telemetry, keep, &tasks)?;
-        Ok(Self { directory, server, tasks })
+        let records: Arc<dyn CellRecords> = store.clone();
+        let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
+        let prefix = config.table_prefix.clone();
+        let worker = Worker {
+            cells: Arc::new(directory.clone()),
+            records: records.clone(),
+            cloud: cloud.clone(),
+            prefix: prefix.clone(),
+            clock: Clock::system(),
+            settings: WorkerSettings {
+                interval: config.operations_interval,
+                takeover: config.operations_takeover,
+            },
+        };
+        tasks.spawn("operations", |stop| worker.run(stop));
+        let randomness = Randomness::system();
+        let cells = Registrar { directory: directory.clone(), records, cloud, prefix, randomness };
+        Ok(Self { directory, cells, server, tasks })
     }
 
     fn address(&self) -> SocketAddr {
@@ -195,10 +213,10 @@ impl Served {
         telemetry: &Telemetry,
         started: impl AsyncFnOnce(&Directory) -> Result<(), AppError>,
     ) -> Result<(), AppError> {
-        let Self { directory, server, tasks } = self;
+        let Self { directory, cells, server, tasks } = self;
         let stop = CancellationToken::new();
         let settings = server_settings(config, telemetry)?;
-        let serving = server.serve(directory.clone(), settings, stop.clone());
+        let serving = server.serve(directory.clone(), cells, settings, stop.clone());
         let guarding = async {
             let ended = tokio::select! {
                 signal = signalled() => signal,
@@ -331,14 +349,23 @@ async fn run_tables(config: &Config, command: TablesCommand) -> Result<(), AppEr
 }
 
 async fn connect(config: &Config, endpoint: Option<String>) -> aws_sdk_dynamodb::Client {
-    let options = DynamoDbOptions {
+    dynamodb::connect(&options(config, endpoint)).await
+}
+
+/// What provisioning works on: the same AWS, by clients of its own, so that what it is denied is not the routing table's.
+async fn cloud(config: &Config, endpoint: Option<String>) -> AwsCloud {
+    let options = options(config, endpoint);
+    AwsCloud::new(dynamodb::client::shared_config(&options).await, options.endpoint)
+}
+
+fn options(config: &Config, endpoint: Option<String>) -> DynamoDbOptions {
+    DynamoDbOptions {
         endpoint,
         region: config.region.clone(),
         read_timeout: config.read_timeout,
         commit_timeout: config.commit_timeout,
         ..DynamoDbOptions::default()
-    };
-    dynamodb::connect(&options).await
+    }
 }
 
 fn table_names(config: &Config) -> Result<TableNames, AppError> {

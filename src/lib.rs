@@ -10,6 +10,7 @@ compile_error!(
 );
 
 pub mod app;
+pub mod cells;
 pub mod config;
 pub mod directory;
 pub mod domain;

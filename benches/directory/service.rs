@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use cell_directory::cells::Registrar;
 use cell_directory::config::Config;
 use cell_directory::directory::Directory;
 use cell_directory::store::Store;
@@ -24,7 +25,8 @@ pub async fn start(store: Store, config: &Config, telemetry: &Telemetry) -> Serv
     let address = server.address();
     let settings = app::server_settings(config, telemetry).unwrap();
     let stop = CancellationToken::new();
-    let serving = server.serve(directory.clone(), settings, stop.clone());
+    let cells = Registrar::without_cloud(directory.clone());
+    let serving = server.serve(directory.clone(), cells, settings, stop.clone());
     tokio::spawn(async move {
         // The tasks live as long as the server.
         let _tasks = tasks;

@@ -36,6 +36,8 @@ pub mod bound {
     pub const JOURNAL_POLL_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const SWEEP_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
     pub const EXPIRY_GRACE: Span = HOUR..=days(365);
+    pub const OPERATIONS_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
+    pub const OPERATIONS_TAKEOVER: Span = Duration::from_millis(100)..=HOUR;
     pub const JOURNAL_RETENTION: Span = MINUTE..=days(30);
     pub const SNAPSHOT_INTERVAL: Span = Duration::ZERO..=days(1);
     /// Never below the ten minutes for which DynamoDB itself keeps a client request token.
@@ -188,6 +190,14 @@ pub struct Config {
     /// at least --commit-budget
     #[arg(long, default_value = "24h", value_parser = duration(bound::JOURNAL_RETENTION))]
     pub journal_retention: Duration,
+
+    /// Pause between two looks at the operations that provision and remove cells' tables, 10ms to 1m
+    #[arg(long, default_value = "2s", value_parser = duration(bound::OPERATIONS_INTERVAL))]
+    pub operations_interval: Duration,
+
+    /// Time without a sign of life after which another replica goes on with an operation, 100ms to 1h; at least --operations-interval
+    #[arg(long, default_value = "60s", value_parser = duration(bound::OPERATIONS_TAKEOVER))]
+    pub operations_takeover: Duration,
 
     /// Time from a placement's expiry until DynamoDB's own TTL may delete the item, 1h to 365d
     #[arg(long, default_value = "30d", value_parser = duration(bound::EXPIRY_GRACE))]
@@ -537,6 +547,8 @@ mod tests {
         ("journal_poll_interval", "10ms", "1m", "9ms", "61s"),
         ("sweep_interval", "10ms", "1h", "9ms", "61m"),
         ("journal_retention", "1m", "30d", "59s", "31d"),
+        ("operations_interval", "10ms", "1m", "9ms", "61s"),
+        ("operations_takeover", "100ms", "1h", "99ms", "61m"),
         ("snapshot_interval", "0s", "1d", "-1s", "25h"),
         ("expiry_grace", "1h", "365d", "59m", "366d"),
         ("request_id_retention", "10m", "90d", "9m", "91d"),

@@ -207,7 +207,7 @@ fn command() -> clap::Command {
 /// [`ConfigError::Usage`] for a bad flag, `--help` and `--version`. [`ConfigError::Invalid`] for everything wrong in the
 /// lower layers (unreadable file, unknown key, bad value, whether or not a flag overrides it); or, when every value is
 /// good by itself, for values that contradict each other: one of `tls_cert` and `tls_key`; `listen` beyond loopback with neither
-/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `retry_backoff_max` under `retry_backoff_min`;
+/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `retry_backoff_max` under `retry_backoff_min`;
 /// a short `tenant_hash_key`; and for `dev` a `dynamodb_endpoint` or both listeners on one address.
 pub fn parse<A, E>(args: A, variables: E) -> Result<Invocation, ConfigError>
 where
@@ -361,6 +361,12 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
         ("commit_budget", config.commit_budget, "commit_timeout", config.commit_timeout),
         // The entry of a commit whose reply was lost is looked for for as long.
         ("journal_retention", config.journal_retention, "commit_budget", config.commit_budget),
+        (
+            "operations_takeover",
+            config.operations_takeover,
+            "operations_interval",
+            config.operations_interval,
+        ),
         (
             "retry_backoff_max",
             config.retry_backoff_max,

@@ -4,7 +4,8 @@ use tonic::{Request, Response, Status};
 
 use super::page::{self, Query};
 use super::status::Fault;
-use super::{convert, parse};
+use super::{convert, parse, tables};
+use crate::cells::{FinalBackup, Registrar, Removal};
 use crate::directory::{Directory, Mutation, Outcome, Refused, Registry};
 use crate::domain::CellId;
 use crate::proto::v1;
@@ -13,6 +14,7 @@ use crate::store::Cursor;
 
 pub struct AdminService {
     pub directory: Directory,
+    pub cells: Registrar,
 }
 
 #[tonic::async_trait]
@@ -132,6 +134,131 @@ impl CellAdmin for AdminService {
         self.directory.delete_cell(id, etag, how).await.map_err(Fault::from)?;
         Ok(Response::new(v1::DeleteCellResponse {}))
     }
+
+    async fn put_table_set(
+        &self,
+        request: Request<v1::PutTableSetRequest>,
+    ) -> Result<Response<v1::PutTableSetResponse>, Status> {
+        let request = request.into_inner();
+        let mut set = request.table_set.ok_or_else(|| parse::missing("table_set"))?;
+        let etag = parse::etag("table_set.etag", std::mem::take(&mut set.etag))?;
+        let set = tables::table_set(set, self.directory.now())?;
+        let put = self.cells.put_table_set(set, etag.as_deref(), request.validate_only).await;
+        let table_set = Some(tables::table_set_message(&put.map_err(Fault::from)?));
+        Ok(Response::new(v1::PutTableSetResponse { table_set }))
+    }
+
+    async fn get_table_set(
+        &self,
+        request: Request<v1::GetTableSetRequest>,
+    ) -> Result<Response<v1::GetTableSetResponse>, Status> {
+        let id = tables::required_set_id("table_set_id", &request.into_inner().table_set_id)?;
+        let set = self.cells.table_set(&id).await.map_err(Fault::from)?;
+        let table_set = Some(tables::table_set_message(&set));
+        Ok(Response::new(v1::GetTableSetResponse { table_set }))
+    }
+
+    async fn list_table_sets(
+        &self,
+        request: Request<v1::ListTableSetsRequest>,
+    ) -> Result<Response<v1::ListTableSetsResponse>, Status> {
+        let request = request.into_inner();
+        let query = Query { method: "ListTableSets", filter: "" };
+        let page = (request.page_size, request.page_token.as_str());
+        let sets = self.cells.records.table_sets().await.map_err(Fault::from)?;
+        let (sets, next_page_token) = paged(sets, |set| set.id.as_str(), &query, page)?;
+        let table_sets = sets.iter().map(tables::table_set_message).collect();
+        Ok(Response::new(v1::ListTableSetsResponse { table_sets, next_page_token }))
+    }
+
+    async fn plan_cell(
+        &self,
+        request: Request<v1::PlanCellRequest>,
+    ) -> Result<Response<v1::PlanCellResponse>, Status> {
+        let request = request.into_inner();
+        let cell = parse::cell_id("cell_id", &request.cell_id)?;
+        let set = tables::set_id("table_set_id", &request.table_set_id)?;
+        let (set, plan) = self.cells.plan(&cell, &set).await.map_err(Fault::from)?;
+        Ok(Response::new(v1::PlanCellResponse {
+            tables: tables::plan_message(&plan),
+            table_set_version: tables::version(set.version),
+        }))
+    }
+
+    async fn provision_cell(
+        &self,
+        request: Request<v1::ProvisionCellRequest>,
+    ) -> Result<Response<v1::ProvisionCellResponse>, Status> {
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let id = parse::request(&id, "ProvisionCell", &request)?;
+        let cell = parse::cell_id("cell_id", &request.cell_id)?;
+        let set = tables::set_id("table_set_id", &request.table_set_id)?;
+        let begun = self.cells.provision(&cell, &set, id.as_ref()).await.map_err(Fault::from)?;
+        let operation = Some(tables::operation_message(&begun));
+        Ok(Response::new(v1::ProvisionCellResponse { operation }))
+    }
+
+    async fn deprovision_cell(
+        &self,
+        request: Request<v1::DeprovisionCellRequest>,
+    ) -> Result<Response<v1::DeprovisionCellResponse>, Status> {
+        let mut request = request.into_inner();
+        let id = std::mem::take(&mut request.request_id);
+        let id = parse::request(&id, "DeprovisionCell", &request)?;
+        let cell = parse::cell_id("cell_id", &request.cell_id)?;
+        let final_backup = match request.skip_final_backup {
+            true => FinalBackup::Skip,
+            false => FinalBackup::Required,
+        };
+        let removal = Removal { delete_data: request.delete_data, final_backup };
+        let begun = self.cells.deprovision(&cell, removal, id.as_ref()).await;
+        let operation = Some(tables::operation_message(&begun.map_err(Fault::from)?));
+        Ok(Response::new(v1::DeprovisionCellResponse { operation }))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Result<Response<v1::GetOperationResponse>, Status> {
+        let id = tables::operation_id("operation_id", request.into_inner().operation_id)?;
+        let operation = self.cells.operation(&id).await.map_err(Fault::from)?;
+        let operation = Some(tables::operation_message(&operation));
+        Ok(Response::new(v1::GetOperationResponse { operation }))
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<v1::ListOperationsRequest>,
+    ) -> Result<Response<v1::ListOperationsResponse>, Status> {
+        let request = request.into_inner();
+        let cell = Some(request.cell_id.as_str()).filter(|id| !id.is_empty());
+        let cell = cell.map(|id| parse::cell_id("cell_id", id)).transpose()?;
+        let query = Query { method: "ListOperations", filter: &request.cell_id };
+        let page = (request.page_size, request.page_token.as_str());
+        let mut all = self.cells.records.operations().await.map_err(Fault::from)?;
+        all.retain(|operation| cell.as_ref().is_none_or(|cell| operation.cell == *cell));
+        let (page, next_page_token) = paged(all, |one| one.id.as_str(), &query, page)?;
+        let operations = page.iter().map(tables::operation_message).collect();
+        Ok(Response::new(v1::ListOperationsResponse { operations, next_page_token }))
+    }
+}
+
+/// A page of what is sorted by its ids, all of which are known.
+fn paged<T>(
+    mut all: Vec<T>,
+    id: impl Fn(&T) -> &str,
+    query: &Query<'_>,
+    (page_size, page_token): (i32, &str),
+) -> Result<(Vec<T>, String), Fault> {
+    let limit = page::size(page_size)?;
+    if let Some(Cursor(after)) = query.cursor(page_token)? {
+        all.retain(|one| id(one) > after.as_str());
+    }
+    let more = all.len() > limit;
+    all.truncate(limit);
+    let next = all.last().filter(|_| more).map(|last| Cursor(id(last).to_owned()));
+    Ok((all, query.token(next)))
 }
 
 fn cell_of(outcome: Outcome) -> Option<v1::Cell> {

@@ -283,7 +283,7 @@ fn write_mode(mode: WriteMode) -> v1::WriteMode {
     }
 }
 
-fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     let nanos = time.millis().rem_euclid(1000) * 1_000_000;
     prost_types::Timestamp {
         seconds: time.seconds(),

@@ -11,6 +11,7 @@ mod page;
 mod parse;
 mod rpc;
 mod status;
+mod tables;
 mod threads;
 mod tls;
 mod watch;
@@ -31,6 +32,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::ServiceBuilder;
 
+use crate::cells::Registrar;
 use crate::directory::Directory;
 use crate::proto::v1::cell_admin_server::CellAdminServer;
 use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer};
@@ -114,6 +116,7 @@ impl BoundServer {
     pub async fn serve(
         self,
         directory: Directory,
+        cells: Registrar,
         settings: ServerSettings,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
@@ -131,7 +134,8 @@ impl BoundServer {
             admission: admission.clone(),
             draining: settings.draining.clone(),
         });
-        let admins = CellAdminServer::new(admin::AdminService { directory: directory.clone() });
+        let admins =
+            CellAdminServer::new(admin::AdminService { directory: directory.clone(), cells });
         let routes = Routes::new(health_service)
             .add_service(reflection()?.build_v1()?)
             .add_service(reflection()?.build_v1alpha()?)
@@ -235,6 +239,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 7);
+        assert_eq!(methods.len(), 2 + 10 + 15);
     }
 }

@@ -253,7 +253,7 @@ fn checked<T>(field: &str, value: Result<T, Invalid>) -> Result<T, Fault> {
     value.map_err(|invalid| Fault::invalid(field, &invalid))
 }
 
-fn unknown(field: &str, value: i32) -> Fault {
+pub fn unknown(field: &str, value: i32) -> Fault {
     let problem = format!("is {value}, which is not one of its values");
     Fault::field(Reason::UnknownEnumValue, field, problem)
 }

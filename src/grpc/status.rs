@@ -9,6 +9,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, PreconditionViolation, StatusExt};
 
+use crate::cells::{CellsError, CloudError, Violation};
 use crate::directory::policy::Standing;
 use crate::directory::{Error, Refused};
 use crate::domain::Invalid;
@@ -61,12 +62,16 @@ reasons! {
     InvalidLeaseDuration = "INVALID_LEASE_DURATION": InvalidArgument,
     InvalidResumeToken = "INVALID_RESUME_TOKEN": InvalidArgument,
     UnknownEnumValue = "UNKNOWN_ENUM_VALUE": InvalidArgument,
+    InvalidTableSet = "INVALID_TABLE_SET": InvalidArgument,
+    InvalidOperationId = "INVALID_OPERATION_ID": InvalidArgument,
     MissingField = "MISSING_FIELD": InvalidArgument,
     MalformedMessage = "MALFORMED_MESSAGE": InvalidArgument,
     RequestIdReused = "REQUEST_ID_REUSED": InvalidArgument,
     PlacementNotFound = "PLACEMENT_NOT_FOUND": NotFound,
     PlacementExpired = "PLACEMENT_EXPIRED": NotFound,
     CellNotFound = "CELL_NOT_FOUND": NotFound,
+    TableSetNotFound = "TABLE_SET_NOT_FOUND": NotFound,
+    OperationNotFound = "OPERATION_NOT_FOUND": NotFound,
     PlacementExists = "PLACEMENT_EXISTS": AlreadyExists,
     CellExists = "CELL_EXISTS": AlreadyExists,
     EpochMismatch = "EPOCH_MISMATCH": Aborted,
@@ -77,6 +82,10 @@ reasons! {
     NoEligibleCell = "NO_ELIGIBLE_CELL": FailedPrecondition,
     CellNotEligible = "CELL_NOT_ELIGIBLE": FailedPrecondition,
     CellNotEmpty = "CELL_NOT_EMPTY": FailedPrecondition,
+    OperationRunning = "OPERATION_RUNNING": FailedPrecondition,
+    CellInUse = "CELL_IN_USE": FailedPrecondition,
+    CellNotProvisioned = "CELL_NOT_PROVISIONED": FailedPrecondition,
+    AwsRefused = "AWS_REFUSED": FailedPrecondition,
     ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,
     StateChangeNotAllowed = "STATE_CHANGE_NOT_ALLOWED": FailedPrecondition,
     MessageTooLarge = "MESSAGE_TOO_LARGE": ResourceExhausted,
@@ -90,10 +99,12 @@ reasons! {
     StoreTimeout = "STORE_TIMEOUT": Unavailable,
     StoreUnavailable = "STORE_UNAVAILABLE": Unavailable,
     StoreRejected = "STORE_REJECTED": Unavailable,
+    AwsBusy = "AWS_BUSY": Unavailable,
     NotReady = "NOT_READY": Unavailable,
     ShuttingDown = "SHUTTING_DOWN": Unavailable,
     RecordUnreadable = "RECORD_UNREADABLE": DataLoss,
     MethodNotFound = "METHOD_NOT_FOUND": Unimplemented,
+    AwsUnsupported = "AWS_UNSUPPORTED": Unimplemented,
     EncodingNotSupported = "ENCODING_NOT_SUPPORTED": Unimplemented,
 }
 
@@ -102,8 +113,8 @@ reasons! {
 pub struct Fault {
     reason: Reason,
     message: String,
-    /// The request's field that is wrong.
-    field: Option<String>,
+    /// The request's fields that are wrong, each with what is wrong with it.
+    fields: Vec<(String, String)>,
     retry_after: Option<Duration>,
     metadata: Vec<(&'static str, String)>,
     violations: Vec<PreconditionViolation>,
@@ -114,7 +125,7 @@ impl Fault {
         Self {
             reason,
             message: message.into(),
-            field: None,
+            fields: Vec::new(),
             retry_after: None,
             metadata: Vec::new(),
             violations: Vec::new(),
@@ -129,7 +140,7 @@ impl Fault {
     ) -> Self {
         let field = field.into();
         let mut fault = Self::new(reason, format!("{field} {problem}"));
-        fault.field = Some(field);
+        fault.fields = vec![(field, fault.message.clone())];
         fault
     }
 
@@ -186,8 +197,8 @@ impl From<Fault> for Status {
             DOMAIN,
             metadata.collect::<std::collections::HashMap<_, _>>(),
         );
-        if let Some(field) = fault.field {
-            details.add_bad_request_violation(field, fault.message.clone());
+        for (field, problem) in fault.fields {
+            details.add_bad_request_violation(field, problem);
         }
         if let Some(after) = fault.retry_after {
             details.set_retry_info(Some(after));
@@ -337,6 +348,75 @@ impl From<Refused> for Fault {
                 "was used for another request; send a new one",
             ),
             Refused::Contended => say(Reason::Contended, "nothing was changed").retry(SOON),
+        }
+    }
+}
+
+impl From<CellsError> for Fault {
+    fn from(error: CellsError) -> Fault {
+        let message = error.to_string();
+        let say = |reason, next: &str| Fault::new(reason, format!("{message}; {next}"));
+        match error {
+            CellsError::Directory(error) => error.into(),
+            CellsError::Store(error) => error.into(),
+            CellsError::Cloud(CloudError::Busy { code }) => {
+                say(Reason::AwsBusy, "nothing was changed, try again")
+                    .retry(SOON)
+                    .with("code", code)
+            }
+            CellsError::Cloud(CloudError::Refused { code, detail }) => {
+                tracing::warn!(code, detail, "AWS refused a call");
+                let next = "look at the permissions and at the log of celld; nothing was changed";
+                Fault::new(Reason::AwsRefused, format!("AWS refused a call with {code}; {next}"))
+                    .with("code", code)
+            }
+            CellsError::Cloud(CloudError::Unsupported) => {
+                say(Reason::AwsUnsupported, "an emulator does not know all that AWS does")
+            }
+            CellsError::Invalid(violations) => {
+                let mut fault = Fault::new(Reason::InvalidTableSet, message);
+                let shown = violations.into_iter().take(MAX_VIOLATIONS);
+                fault.fields = shown
+                    .map(|Violation { field, problem }| {
+                        let problem = format!("{field} {problem}");
+                        (field, problem)
+                    })
+                    .collect();
+                if let Some((_, first)) = fault.fields.first() {
+                    fault.message = first.clone();
+                }
+                fault
+            }
+            CellsError::TableSetNotFound(id) => {
+                say(Reason::TableSetNotFound, "list the table sets, or put it")
+                    .with("table_set_id", id.as_str())
+            }
+            CellsError::OperationNotFound(id) => {
+                say(Reason::OperationNotFound, "list the operations; one is kept for 90 days")
+                    .with("operation_id", id.as_str())
+            }
+            CellsError::EtagMismatch { present } => {
+                say(Reason::EtagMismatch, "read the table set and decide anew")
+                    .with("etag", present)
+            }
+            CellsError::Busy { cell, operation } => {
+                say(Reason::OperationRunning, "wait until it has ended")
+                    .with("cell_id", cell)
+                    .with("operation_id", operation.as_str())
+            }
+            CellsError::NotProvisioned { cell } => {
+                say(Reason::CellNotProvisioned, "there is nothing to remove").with("cell_id", cell)
+            }
+            CellsError::InUse { cell, obstacles } => {
+                let mut fault =
+                    say(Reason::CellInUse, "its obstacles are listed; nothing was changed");
+                let obstacles = obstacles.into_iter().take(MAX_VIOLATIONS);
+                fault.violations = obstacles
+                    .map(|why| PreconditionViolation::new("CELL", cell.as_str(), why))
+                    .collect();
+                fault.with("cell_id", cell)
+            }
+            CellsError::RequestIdReused => Refused::RequestIdReused.into(),
         }
     }
 }

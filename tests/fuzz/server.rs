@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cell_directory::app;
+use cell_directory::cells::Registrar;
 use cell_directory::config::Config;
 use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
 use cell_directory::domain::{
@@ -62,7 +63,8 @@ impl Server {
         let server = BoundServer::bind(config.listen).await.unwrap();
         let (address, stop) = (server.address(), CancellationToken::new());
         let settings = app::server_settings(&config, &telemetry).unwrap();
-        let serving = server.serve(directory.clone(), settings, stop.clone());
+        let cells = Registrar::without_cloud(directory.clone());
+        let serving = server.serve(directory.clone(), cells, settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         directory.ready(&stop).await;
         let panics_before = PANICS.load(Ordering::SeqCst);

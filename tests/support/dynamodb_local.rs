@@ -124,7 +124,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-fn answers(port: u16) -> bool {
+pub fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<[u8; 5]> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{
-    Credentials, SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig,
+    Credentials, SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
+    retry::RetryConfig,
 };
 use aws_smithy_http_client::tls;
 
@@ -57,22 +58,37 @@ const MAX_IDLE_CONNECTIONS: usize = 64;
 
 /// A client for the control tables. Makes no call but those by which AWS's chain finds Region and credentials.
 pub async fn connect(options: &DynamoDbOptions) -> Client {
+    let mut config = aws_sdk_dynamodb::config::Builder::from(&shared_config(options).await);
+    if let Some(endpoint) = &options.endpoint {
+        config = config.endpoint_url(endpoint.clone());
+    }
+    Client::from_conf(config.build())
+}
+
+/// What all of AWS's services have in common: Region, credentials, HTTP client, deadlines, no retries. Without an endpoint.
+pub async fn shared_config(options: &DynamoDbOptions) -> SdkConfig {
     let local = options.endpoint.as_deref().filter(|endpoint| wants_no_credentials(endpoint));
     let config = match local {
-        Some(_) => aws_sdk_dynamodb::Config::builder()
+        Some(_) => SdkConfig::builder()
             .behavior_version(behavior())
             .http_client(http_client())
             .region(Region::new(options.region.clone().unwrap_or_else(|| "us-east-1".into())))
-            .credentials_provider(Credentials::new("local", "local", None, None, "cell-directory")),
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                "local",
+                "local",
+                None,
+                None,
+                "cell-directory",
+            ))),
         None => {
             let mut loader = aws_config::defaults(behavior()).http_client(http_client());
             if let Some(region) = &options.region {
                 loader = loader.region(Region::new(region.clone()));
             }
-            aws_sdk_dynamodb::config::Builder::from(&loader.load().await)
+            loader.load().await.into_builder()
         }
     };
-    let mut config = config
+    config
         .retry_config(RetryConfig::disabled())
         .timeout_config(
             call_timeouts(options.read_timeout)
@@ -81,16 +97,13 @@ pub async fn connect(options: &DynamoDbOptions) -> Client {
                 .build(),
         )
         // Answers are small and have a deadline; a trickling one runs into that.
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    if let Some(endpoint) = &options.endpoint {
-        config = config.endpoint_url(endpoint.clone());
-    }
-    Client::from_conf(config.build())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .build()
 }
 
 /// The deadline of a call. There is one attempt, so the operation's is the attempt's. The connection's deadline stays as it is for
 /// all calls of a client, or they could not share connections.
-pub(super) fn call_timeouts(call: Duration) -> TimeoutConfig {
+pub fn call_timeouts(call: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().operation_attempt_timeout(call).operation_timeout(call).build()
 }
 
@@ -109,11 +122,17 @@ fn http_client() -> SharedHttpClient {
 /// Whether an endpoint is an engine of one's own, on a machine that has no AWS credentials set. An interface endpoint of AWS is not:
 /// its machine may have a role, which no variable shows.
 fn wants_no_credentials(endpoint: &str) -> bool {
+    !of_aws(endpoint)
+        && !CREDENTIAL_VARIABLES
+            .iter()
+            .any(|variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty()))
+}
+
+/// Whether an endpoint is AWS's own, such as an interface endpoint in a VPC. One that is not is taken to be an emulator, of DynamoDB
+/// or of more.
+pub fn of_aws(endpoint: &str) -> bool {
     let aws = ["amazonaws.com", "amazonaws.com.cn", "api.aws"];
     let host = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
     let host = host.split(['/', ':', '?']).next().unwrap_or(host);
-    let ours = !aws.iter().any(|domain| host.ends_with(domain));
-    ours && !CREDENTIAL_VARIABLES
-        .iter()
-        .any(|variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty()))
+    aws.iter().any(|domain| host.ends_with(domain))
 }

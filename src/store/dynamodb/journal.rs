@@ -159,7 +159,7 @@ impl Journal for DynamoDbStore {
 }
 
 impl DynamoDbStore {
-    async fn control_item(&self, key: &ControlKey) -> Result<Option<Item>, StoreError> {
+    pub(super) async fn control_item(&self, key: &ControlKey) -> Result<Option<Item>, StoreError> {
         let get = self
             .client
             .get_item()

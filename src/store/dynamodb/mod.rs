@@ -7,6 +7,7 @@
 
 mod attributes;
 mod call;
+mod cells;
 pub mod client;
 mod commit;
 mod connector;

@@ -4,6 +4,7 @@
 //! prefix, and what follows a prefix is either of fixed form or the key's end. Numbers in sort keys are padded, so that their
 //! order is the numbers' order.
 
+use crate::cells::{OperationId, TableSetId};
 use crate::domain::{CellId, Epoch, Invalid, PartitionKey, RequestId, Sequence};
 
 /// The index of `CellMappings` by cell. Vacated keys have no `CellId` and so are not in it.
@@ -56,6 +57,14 @@ pub mod control {
     pub const DIGEST: &str = "Digest";
     pub const OUTCOME: &str = "Outcome";
     pub const FORGET_AFTER: &str = "ForgetAfter";
+    // Table sets, what cells have of them, and operations.
+    pub const SPEC: &str = "Spec";
+    pub const VERSION: &str = "Version";
+    pub const TABLE_SET: &str = "TableSet";
+    pub const OPERATION: &str = "Operation";
+    pub const RECORD: &str = "Record";
+    pub const WORKER_EPOCH: &str = "WorkerEpoch";
+    pub const BEAT: &str = "Beat";
     // The cluster's settings.
     pub const LEASE_MILLIS: &str = "LeaseMillis";
 }
@@ -113,6 +122,10 @@ pub const BUCKET: u64 = 1000;
 /// | past placement | `TENANT#<partition key>` | `HISTORY#<epoch, 20 digits>` | `CellId`, `BegunBy`, `BegunAt`, `EndedBy`, `EndedAt` |
 /// | request | `REQUEST#<request id>` | `REQUEST` | `Method`, `Digest`, `Outcome` (JSON), `ForgetAfter`, `TTL` N |
 /// | cluster | `CLUSTER` | `SETTINGS` | `LeaseMillis` N, `LastUpdated`, `Revision` N |
+/// | newest version of a table set | `TABLESETS` | `SET#<table set id>` | `Version` N |
+/// | version of a table set | `TABLESET#<table set id>` | `VERSION#<version, 20 digits>` | `Spec` (JSON) |
+/// | what tables a cell has | `CELLTABLES` | `CELL#<cell id>` | `TableSet`, `Version` N, `Operation` |
+/// | operation | `OPERATION` | `OPERATION#<operation id>` | `Record` (JSON), `WorkerEpoch` N, `Beat` N, `TTL` N |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlKey {
     Head,
@@ -123,7 +136,15 @@ pub enum ControlKey {
     Count(CellId),
     History(PartitionKey, Epoch),
     Request(RequestId),
+    NewestTableSet(TableSetId),
+    TableSet(TableSetId, u64),
+    CellTables(CellId),
+    Operation(OperationId),
 }
+
+/// The partitions of the newest versions, and of all operations.
+pub const TABLE_SETS_PK: &str = "TABLESETS";
+pub const OPERATIONS_PK: &str = "OPERATION";
 
 /// The partition that holds all cells and their counts.
 pub const CELLS_PK: &str = "CELL";
@@ -147,6 +168,10 @@ impl ControlKey {
             ControlKey::Cell(_) | ControlKey::Count(_) => CELLS_PK.into(),
             ControlKey::History(key, _) => history_pk(key),
             ControlKey::Request(id) => format!("REQUEST#{id}"),
+            ControlKey::NewestTableSet(_) => TABLE_SETS_PK.into(),
+            ControlKey::TableSet(id, _) => format!("TABLESET#{}", id.as_str()),
+            ControlKey::CellTables(_) => "CELLTABLES".into(),
+            ControlKey::Operation(_) => OPERATIONS_PK.into(),
         }
     }
 
@@ -160,6 +185,10 @@ impl ControlKey {
             ControlKey::Count(id) => format!("COUNT#{id}"),
             ControlKey::History(_, epoch) => format!("HISTORY#{:020}", epoch.get()),
             ControlKey::Request(_) => "REQUEST".into(),
+            ControlKey::NewestTableSet(id) => format!("SET#{}", id.as_str()),
+            ControlKey::TableSet(_, version) => format!("VERSION#{version:020}"),
+            ControlKey::CellTables(id) => format!("CELL#{id}"),
+            ControlKey::Operation(id) => format!("OPERATION#{}", id.as_str()),
         }
     }
 
@@ -172,7 +201,13 @@ impl ControlKey {
                 ("CLUSTER", "SETTINGS") => ControlKey::Cluster,
                 _ => return None,
             },
-            (None, Some(("CELL", id))) => ControlKey::Cell(CellId::new(id).ok()?),
+            (None, Some(("CELL", id))) if pk == CELLS_PK => ControlKey::Cell(CellId::new(id).ok()?),
+            (None, Some(("CELL", id))) => ControlKey::CellTables(CellId::new(id).ok()?),
+            (None, Some(("SET", id))) => ControlKey::NewestTableSet(TableSetId::new(id).ok()?),
+            (Some(("TABLESET", id)), Some(("VERSION", version))) => {
+                ControlKey::TableSet(TableSetId::new(id).ok()?, version.parse().ok()?)
+            }
+            (None, Some(("OPERATION", id))) => ControlKey::Operation(OperationId::new(id).ok()?),
             (None, Some(("COUNT", id))) => ControlKey::Count(CellId::new(id).ok()?),
             (Some(("JOURNAL", _)), None) => ControlKey::Entry(Sequence::new(sk.parse().ok()?)),
             (Some(("TENANT", key)), Some(("HISTORY", epoch))) => {

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::schema::ControlKey;
+use crate::cells::{OperationId, TableSetId};
 use crate::domain::{
     Cell, CellId, CellState, Change, Cluster, Endpoint, Epoch, HistoryRecord, JournalEntry, Labels,
     LeaseDuration, Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId,
@@ -24,6 +25,10 @@ pub fn key() -> impl Strategy<Value = PartitionKey> {
 
 pub fn cell_id() -> impl Strategy<Value = CellId> {
     "[a-z0-9][a-z0-9-]{0,62}".prop_map(|text| CellId::new(text).unwrap())
+}
+
+fn table_set_id() -> impl Strategy<Value = TableSetId> {
+    cell_id().prop_map(|id| TableSetId::new(id.as_str()).unwrap())
 }
 
 pub fn time() -> impl Strategy<Value = Timestamp> {
@@ -173,6 +178,10 @@ pub fn control_key() -> impl Strategy<Value = ControlKey> {
         cell_id().prop_map(ControlKey::Count),
         (key(), epoch()).prop_map(|(key, epoch)| ControlKey::History(key, epoch)),
         request_id().prop_map(ControlKey::Request),
+        table_set_id().prop_map(ControlKey::NewestTableSet),
+        (table_set_id(), any::<u64>()).prop_map(|(id, version)| ControlKey::TableSet(id, version)),
+        cell_id().prop_map(ControlKey::CellTables),
+        "[a-z0-9-]{1,64}".prop_map(|id| ControlKey::Operation(OperationId::new(id).unwrap())),
     ]
 }
 

@@ -1,0 +1,335 @@
+//! For the tests: a cloud that takes its time, refuses, and stops the world at any of its calls.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::cloud::{Cloud, CloudError, TableRef};
+use super::plan::{Change, Feature, Observed, ObservedIndex, Wanted};
+use super::records::Cells;
+use super::table_set::{
+    Autoscaling, Billing, Encryption, IndexSpec, KeyAttribute, KeyType, Projection, Provision,
+    StreamView, TableClass, TableSet, TableSetId, TableSpec, Throughput,
+};
+use super::template::KeyTemplate;
+use crate::directory::Error;
+use crate::domain::{
+    Cell, CellId, CellState, Endpoint, Labels, Region, Sequence, Timestamp, Weight,
+};
+
+pub fn key(name: &str) -> KeyAttribute {
+    KeyAttribute { name: name.to_owned(), key_type: KeyType::String }
+}
+
+/// A table with everything that a table can have but replicas.
+pub fn table(name: &str) -> TableSpec {
+    let provision = || Provision {
+        units: 5,
+        autoscaling: Some(Autoscaling { min: 5, max: 50, target_percent: 70 }),
+    };
+    let throughput = || Throughput { read: provision(), write: provision() };
+    TableSpec {
+        name: name.to_owned(),
+        partition_key: key("PK"),
+        sort_key: Some(key("SK")),
+        tenant_keys: vec![KeyTemplate::new("CUSTOMER#{partition_key}").unwrap()],
+        indexes: vec![IndexSpec {
+            name: "CellIdIndex".to_owned(),
+            partition_key: key("CellId"),
+            sort_key: Some(key("PK")),
+            projection: Projection::KeysOnly,
+            throughput: Some(throughput()),
+        }],
+        ttl_attribute: Some("TTL".to_owned()),
+        stream: Some(StreamView::Both),
+        billing: Billing::Provisioned(throughput()),
+        recovery_days: Some(35),
+        encryption: Encryption::AwsManaged,
+        deletion_protection: true,
+        class: TableClass::Standard,
+        replicas: Vec::new(),
+    }
+}
+
+pub fn table_set(tables: Vec<TableSpec>) -> TableSet {
+    TableSet {
+        id: TableSetId::new("default").unwrap(),
+        version: 1,
+        created: Timestamp::from_millis(0).unwrap(),
+        tables,
+        tags: [("environment".to_owned(), "test".to_owned())].into(),
+    }
+}
+
+pub fn cell(state: CellState, placements: u64) -> Cell {
+    Cell {
+        id: CellId::new("cell-a").unwrap(),
+        region: Region::new("eu-west-1").unwrap(),
+        endpoint: Endpoint::new("https://a").unwrap(),
+        labels: Labels::default(),
+        weight: Weight::DEFAULT,
+        capacity: None,
+        state,
+        created: Timestamp::from_millis(0).unwrap(),
+        updated: Timestamp::from_millis(0).unwrap(),
+        revision: Sequence::new(1),
+        placements,
+        counted_at: Sequence::new(1),
+    }
+}
+
+/// One cell, which can change under whoever reads it.
+pub struct OneCell(pub Mutex<Cell>);
+
+#[async_trait]
+impl Cells for OneCell {
+    async fn cell(&self, id: &CellId) -> Result<Option<Arc<Cell>>, Error> {
+        let cell = self.0.lock().clone();
+        Ok((cell.id == *id).then(|| Arc::new(cell)))
+    }
+}
+
+/// Where the world stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Before the call has an effect.
+    Before(usize),
+    /// After it, and before anybody hears of it.
+    After(usize),
+}
+
+struct Table {
+    observed: Observed,
+    /// Looks until what was begun has taken effect.
+    changing: u32,
+    /// Being deleted: gone after these looks.
+    going: bool,
+    data: bool,
+}
+
+/// AWS, by its rules as far as they matter here: a table in change takes no other change.
+#[derive(Default)]
+pub struct FakeCloud {
+    tables: Mutex<BTreeMap<TableRef, Table>>,
+    calls: AtomicUsize,
+    stop: Mutex<Option<Stop>>,
+    /// Cancelled when the world has stopped.
+    pub stopped: Mutex<CancellationToken>,
+    /// How often CreateTable is refused for the number of tables in change.
+    pub throttled: AtomicUsize,
+    pub created: AtomicUsize,
+    pub backups: Mutex<BTreeMap<TableRef, String>>,
+}
+
+/// Looks until a change has taken effect.
+const LOOKS: u32 = 2;
+
+impl FakeCloud {
+    pub fn stop_at(&self, stop: Option<Stop>) {
+        *self.stop.lock() = stop;
+        *self.stopped.lock() = CancellationToken::new();
+        self.calls.store(0, Ordering::SeqCst);
+    }
+
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    pub fn observed(&self) -> BTreeMap<String, Observed> {
+        let tables = self.tables.lock();
+        tables.iter().map(|(table, is)| (table.name.clone(), is.observed.clone())).collect()
+    }
+
+    /// Changes a table behind everybody's back.
+    pub fn meddle(&self, name: &str, meddle: impl FnOnce(&mut Observed)) {
+        let mut tables = self.tables.lock();
+        let table = tables.iter_mut().find(|(table, _)| table.name == name).unwrap().1;
+        meddle(&mut table.observed);
+    }
+
+    pub fn put_data(&self, name: &str) {
+        self.tables.lock().iter_mut().find(|(table, _)| table.name == name).unwrap().1.data = true;
+    }
+
+    /// Somebody deletes a table, which takes these looks.
+    pub fn begin_deleting(&self, name: &str, looks: u32) {
+        let mut tables = self.tables.lock();
+        let table = tables.iter_mut().find(|(table, _)| table.name == name).unwrap().1;
+        (table.going, table.changing) = (true, looks);
+        table.observed.status = "DELETING".to_owned();
+    }
+
+    /// Numbers the call, and stops the world before or after it where that is asked for.
+    async fn call<T>(&self, effect: impl FnOnce() -> T) -> T {
+        let number = self.calls.fetch_add(1, Ordering::SeqCst);
+        let stop = *self.stop.lock();
+        if stop == Some(Stop::Before(number)) {
+            self.halt().await;
+        }
+        let result = effect();
+        if stop == Some(Stop::After(number)) {
+            self.halt().await;
+        }
+        result
+    }
+
+    async fn halt(&self) {
+        self.stopped.lock().cancel();
+        std::future::pending::<()>().await;
+    }
+
+    fn create(&self, wanted: &Wanted) -> Result<(), CloudError> {
+        if self.throttled.load(Ordering::SeqCst) > 0 {
+            self.throttled.fetch_sub(1, Ordering::SeqCst);
+            return Err(CloudError::Busy { code: "LimitExceededException".to_owned() });
+        }
+        let spec = &wanted.spec;
+        let units = |throughput: &Throughput| (throughput.read.units, throughput.write.units);
+        let mut all: BTreeMap<_, _> =
+            spec.billing.throughput().map(|it| (String::new(), units(it))).into_iter().collect();
+        all.extend(spec.indexes.iter().filter_map(|index| {
+            index.throughput.as_ref().map(|throughput| (index.name.clone(), units(throughput)))
+        }));
+        let observed = Observed {
+            status: "CREATING".to_owned(),
+            partition_key: spec.partition_key.clone(),
+            sort_key: spec.sort_key.clone(),
+            indexes: spec
+                .indexes
+                .iter()
+                .map(|index| ObservedIndex { spec: index.clone(), active: true })
+                .collect(),
+            stream: spec.stream,
+            units: spec.billing.throughput().map(|_| all),
+            class: spec.class,
+            encryption: spec.encryption.clone(),
+            deletion_protection: false,
+            replicas: BTreeMap::new(),
+            ttl_attribute: Feature::Known(None),
+            recovery_days: Feature::Known(None),
+            tags: Feature::Known(wanted.tags.clone()),
+            scaling: Feature::Known(BTreeMap::new()),
+            items: 0,
+            bytes: 0,
+        };
+        let mut tables = self.tables.lock();
+        let table = TableRef::from(wanted);
+        if !tables.contains_key(&table) {
+            self.created.fetch_add(1, Ordering::SeqCst);
+            tables.insert(table, Table { observed, changing: LOOKS, going: false, data: false });
+        }
+        Ok(())
+    }
+
+    fn change(&self, wanted: &Wanted, change: &Change) -> Result<(), CloudError> {
+        let mut tables = self.tables.lock();
+        let busy = || CloudError::Busy { code: "ResourceInUseException".to_owned() };
+        let Some(table) = tables.get_mut(&TableRef::from(wanted)) else { return Err(busy()) };
+        if table.changing > 0 {
+            return Err(busy());
+        }
+        let is = &mut table.observed;
+        match change {
+            Change::CreateTable => {}
+            Change::SetTtl(attribute) => is.ttl_attribute = Feature::Known(Some(attribute.clone())),
+            Change::SetRecovery(days) => is.recovery_days = Feature::Known(*days),
+            Change::SetTags(more) => {
+                if let Feature::Known(tags) = &mut is.tags {
+                    tags.extend(more.clone());
+                }
+            }
+            Change::SetScaling(resource, dimension, scaling) => {
+                if let Feature::Known(all) = &mut is.scaling {
+                    all.insert((resource.clone(), *dimension), *scaling);
+                }
+            }
+            Change::RemoveScaling(resource, dimension) => {
+                if let Feature::Known(all) = &mut is.scaling {
+                    all.remove(&(resource.clone(), *dimension));
+                }
+            }
+            Change::SetDeletionProtection(on) => is.deletion_protection = *on,
+            Change::SetStream(view) => is.stream = *view,
+            Change::SetClass(class) => is.class = *class,
+            Change::SetEncryption(encryption) => is.encryption = encryption.clone(),
+            Change::SetBilling(billing) => {
+                is.units = billing.throughput().map(|_| BTreeMap::new());
+            }
+            Change::SetUnits(resource, read, write) => {
+                is.units.get_or_insert_default().insert(resource.clone(), (*read, *write));
+            }
+            Change::AddIndex(index) => {
+                is.indexes.push(ObservedIndex { spec: index.clone(), active: true });
+            }
+            Change::AddReplica(region) => {
+                is.replicas.insert(region.clone(), true);
+            }
+            Change::RemoveReplica(region) => {
+                is.replicas.remove(region);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Cloud for FakeCloud {
+    async fn observe(&self, table: &TableRef) -> Result<Option<Observed>, CloudError> {
+        self.call(|| {
+            let mut tables = self.tables.lock();
+            let Some(is) = tables.get_mut(table) else { return Ok(None) };
+            let observed = is.observed.clone();
+            if is.changing > 0 {
+                is.changing -= 1;
+                if is.changing == 0 && is.going {
+                    tables.remove(table);
+                } else if is.changing == 0 {
+                    is.observed.status = "ACTIVE".to_owned();
+                }
+            }
+            Ok(Some(observed))
+        })
+        .await
+    }
+
+    async fn apply(&self, wanted: &Wanted, change: &Change) -> Result<(), CloudError> {
+        self.call(|| match change {
+            Change::CreateTable => self.create(wanted),
+            other => self.change(wanted, other),
+        })
+        .await
+    }
+
+    async fn holds_data(&self, table: &TableRef) -> Result<bool, CloudError> {
+        self.call(|| Ok(self.tables.lock().get(table).is_some_and(|table| table.data))).await
+    }
+
+    async fn back_up(&self, table: &TableRef, backup: &str) -> Result<bool, CloudError> {
+        self.call(|| {
+            let mut backups = self.backups.lock();
+            let there = backups.contains_key(table);
+            backups.entry(table.clone()).or_insert_with(|| backup.to_owned());
+            Ok(there)
+        })
+        .await
+    }
+
+    async fn delete(&self, table: &TableRef) -> Result<(), CloudError> {
+        self.call(|| {
+            if let Some(is) = self.tables.lock().get_mut(table) {
+                if is.observed.deletion_protection {
+                    let code = "ValidationException".to_owned();
+                    return Err(CloudError::Refused { code, detail: "protected".to_owned() });
+                }
+                (is.going, is.changing) = (true, LOOKS);
+                is.observed.status = "DELETING".to_owned();
+            }
+            Ok(())
+        })
+        .await
+    }
+}

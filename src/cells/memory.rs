@@ -1,0 +1,129 @@
+//! Where there is no DynamoDB: records that live as long as the process, and no AWS.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::cloud::{Cloud, CloudError, TableRef};
+use super::operation::{Goal, Operation, OperationId, OperationState};
+use super::plan::{Change, Observed, Wanted};
+use super::records::{CellRecords, CellTablesRecord, Started};
+use super::table_set::{TableSet, TableSetId};
+use crate::domain::CellId;
+use crate::store::StoreError;
+
+/// An implementation that forgets.
+#[derive(Default)]
+pub struct MemoryRecords {
+    sets: Mutex<BTreeMap<(String, u64), TableSet>>,
+    cells: Mutex<BTreeMap<CellId, CellTablesRecord>>,
+    operations: Mutex<BTreeMap<OperationId, Operation>>,
+}
+
+#[async_trait]
+impl CellRecords for MemoryRecords {
+    async fn table_set(&self, id: &TableSetId) -> Result<Option<TableSet>, StoreError> {
+        let sets = self.sets.lock();
+        Ok(sets.values().rfind(|set| set.id == *id).cloned())
+    }
+
+    async fn table_set_at(
+        &self,
+        id: &TableSetId,
+        version: u64,
+    ) -> Result<Option<TableSet>, StoreError> {
+        Ok(self.sets.lock().get(&(id.as_str().to_owned(), version)).cloned())
+    }
+
+    async fn table_sets(&self) -> Result<Vec<TableSet>, StoreError> {
+        // In their order, a set's newest version comes last.
+        let sets = self.sets.lock();
+        let newest: BTreeMap<_, _> =
+            sets.values().map(|set| (set.id.clone(), set.clone())).collect();
+        Ok(newest.into_values().collect())
+    }
+
+    async fn put_table_set(&self, set: &TableSet) -> Result<bool, StoreError> {
+        let mut sets = self.sets.lock();
+        let newest =
+            sets.values().rfind(|known| known.id == set.id).map_or(0, |known| known.version);
+        if newest + 1 != set.version {
+            return Ok(false);
+        }
+        sets.insert((set.id.as_str().to_owned(), set.version), set.clone());
+        Ok(true)
+    }
+
+    async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {
+        Ok(self.cells.lock().get(cell).cloned())
+    }
+
+    async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
+        Ok(self.operations.lock().get(id).cloned())
+    }
+
+    async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
+        Ok(self.operations.lock().values().cloned().collect())
+    }
+
+    async fn start(&self, operation: &Operation) -> Result<Started, StoreError> {
+        let mut operations = self.operations.lock();
+        if let Some(existing) = operations.get(&operation.id) {
+            return Ok(Started::Exists(Box::new(existing.clone())));
+        }
+        let busy = operations.values().find(|other| other.cell == operation.cell && !other.ended());
+        if let Some(busy) = busy {
+            return Ok(Started::Busy(busy.id.clone()));
+        }
+        operations.insert(operation.id.clone(), operation.clone());
+        Ok(Started::Started)
+    }
+
+    async fn save(&self, operation: &Operation, taking_over: bool) -> Result<bool, StoreError> {
+        let mut operations = self.operations.lock();
+        let Some(stored) = operations.get_mut(&operation.id) else { return Ok(false) };
+        let epoch = operation.worker_epoch.saturating_sub(u64::from(taking_over));
+        if stored.worker_epoch != epoch || (taking_over && stored.beat != operation.beat) {
+            return Ok(false);
+        }
+        *stored = operation.clone();
+        if operation.state == OperationState::Succeeded {
+            let (set, version) = operation.goal.set();
+            let tables = matches!(operation.goal, Goal::Provision { .. });
+            let record = CellTablesRecord {
+                cell: operation.cell.clone(),
+                tables: tables.then(|| (set.clone(), version)),
+                operation: None,
+            };
+            self.cells.lock().insert(operation.cell.clone(), record);
+        }
+        Ok(true)
+    }
+}
+
+/// Knows no call at all.
+pub struct NoCloud;
+
+#[async_trait]
+impl Cloud for NoCloud {
+    async fn observe(&self, _: &TableRef) -> Result<Option<Observed>, CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn apply(&self, _: &Wanted, _: &Change) -> Result<(), CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn holds_data(&self, _: &TableRef) -> Result<bool, CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn back_up(&self, _: &TableRef, _: &str) -> Result<bool, CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn delete(&self, _: &TableRef) -> Result<(), CloudError> {
+        Err(CloudError::Unsupported)
+    }
+}

@@ -1,0 +1,44 @@
+//! What a cell is made of: its tables on DynamoDB, declared once for all cells and brought about by operations that survive a crash.
+//!
+//! ```text
+//! TableSet ── check ──► per cell: wanted tables ─┐
+//!                                                ├─ plan (pure) ──► changes ──► worker ──► Cloud
+//!                       Cloud::observe ──────────┘
+//! ```
+//! An operation is level-triggered: it holds no list of steps to be ticked off, but looks at what there is, does the first change that
+//! is missing, and looks again. So whoever goes on with it after a crash does the same as who began it, and to run it twice does
+//! nothing twice. (The idea is that of Kubernetes' controllers.)
+
+mod aws;
+mod check;
+mod cloud;
+
+mod error;
+#[cfg(test)]
+mod fixtures;
+mod memory;
+mod operation;
+mod plan;
+mod records;
+mod registrar;
+mod table_set;
+mod template;
+mod worker;
+#[cfg(test)]
+mod worker_tests;
+
+pub use aws::AwsCloud;
+pub use check::Violation;
+pub use cloud::{Cloud, CloudError, TableRef};
+pub use error::CellsError;
+pub use memory::{MemoryRecords, NoCloud};
+pub use operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
+pub use plan::{Change, Feature, Observed, ObservedIndex, Plan, TablePlan, Wanted};
+pub use records::{CellRecords, CellTablesRecord, Cells, Started};
+pub use registrar::{Registrar, Removal};
+pub use table_set::{
+    Autoscaling, Billing, Encryption, IndexSpec, KeyAttribute, KeyType, Projection, Provision,
+    StreamView, TableClass, TableSet, TableSetId, TableSpec, Throughput,
+};
+pub use template::KeyTemplate;
+pub use worker::{Worker, WorkerSettings};

@@ -1,0 +1,269 @@
+//! Table sets, what cells have of them, and operations.
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
+
+use super::DynamoDbStore;
+use super::attributes::{Item, Reader, json, number, seconds_rounded_up, text};
+use super::call::Call;
+use super::error::{from_sdk, rejected};
+use super::records::key;
+use super::schema::control::{BEAT, OPERATION, PK, RECORD, SPEC, TABLE_SET, VERSION, WORKER_EPOCH};
+use super::schema::{ControlKey, OPERATIONS_PK, TABLE_SETS_PK, TTL};
+use crate::cells::{
+    CellRecords, CellTablesRecord, Goal, Operation, OperationId, OperationState, Started, TableSet,
+    TableSetId,
+};
+use crate::domain::CellId;
+use crate::store::StoreError;
+
+/// Most pages of one partition, of up to 1 MB each.
+const MAX_PAGES: usize = 64;
+
+/// How long an operation that has ended is kept, and with it its request id.
+const KEPT: std::time::Duration = std::time::Duration::from_secs(90 * 24 * 3600);
+
+#[async_trait]
+impl CellRecords for DynamoDbStore {
+    async fn table_set(&self, id: &TableSetId) -> Result<Option<TableSet>, StoreError> {
+        let newest = self.control_item(&ControlKey::NewestTableSet(id.clone())).await?;
+        let Some(newest) = newest else { return Ok(None) };
+        let version = Reader { table: self.names.control(), item: &newest }.number(VERSION)?;
+        self.table_set_at(id, version).await
+    }
+
+    async fn table_set_at(
+        &self,
+        id: &TableSetId,
+        version: u64,
+    ) -> Result<Option<TableSet>, StoreError> {
+        let item = self.control_item(&ControlKey::TableSet(id.clone(), version)).await?;
+        let table = self.names.control();
+        item.map(|item| Reader { table, item: &item }.json(SPEC)).transpose()
+    }
+
+    async fn table_sets(&self) -> Result<Vec<TableSet>, StoreError> {
+        let mut sets = Vec::new();
+        for item in self.control_partition(TABLE_SETS_PK).await? {
+            let reader = Reader { table: self.names.control(), item: &item };
+            let key = reader
+                .parsed(super::schema::control::SK, |sk| ControlKey::parse(TABLE_SETS_PK, sk))?;
+            if let ControlKey::NewestTableSet(id) = key {
+                sets.extend(self.table_set_at(&id, reader.number(VERSION)?).await?);
+            }
+        }
+        Ok(sets)
+    }
+
+    async fn put_table_set(&self, set: &TableSet) -> Result<bool, StoreError> {
+        let mut version = key(&ControlKey::TableSet(set.id.clone(), set.version));
+        version.insert(SPEC.to_owned(), json(set)?);
+        let mut newest = key(&ControlKey::NewestTableSet(set.id.clone()));
+        newest.insert(VERSION.to_owned(), number(set.version));
+        let newest = match set.version {
+            1 => {
+                self.put_control(newest).condition_expression(format!("attribute_not_exists({PK})"))
+            }
+            later => self
+                .put_control(newest)
+                .condition_expression("#version = :before")
+                .expression_attribute_names("#version", VERSION)
+                .expression_attribute_values(":before", number(later - 1)),
+        };
+        let version =
+            self.put_control(version).condition_expression(format!("attribute_not_exists({PK})"));
+        Ok(self.all_or_nothing(vec![put(newest)?, put(version)?]).await?.is_none())
+    }
+
+    async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {
+        let item = self.control_item(&ControlKey::CellTables(cell.clone())).await?;
+        item.map(|item| read_cell_tables(self.names.control(), cell, &item)).transpose()
+    }
+
+    async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
+        let item = self.control_item(&ControlKey::Operation(id.clone())).await?;
+        item.map(|item| read_operation(self.names.control(), &item)).transpose()
+    }
+
+    async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
+        let items = self.control_partition(OPERATIONS_PK).await?;
+        items.iter().map(|item| read_operation(self.names.control(), item)).collect()
+    }
+
+    async fn start(&self, operation: &Operation) -> Result<Started, StoreError> {
+        let record = self
+            .put_control(operation_item(operation)?)
+            .condition_expression(format!("attribute_not_exists({PK})"));
+        let cell = self
+            .update_cell_tables(&operation.cell, "SET #operation = :operation")
+            .condition_expression("attribute_not_exists(#operation)")
+            .expression_attribute_values(":operation", text(operation.id.as_str()));
+        let Some(failed) = self.all_or_nothing(vec![put(record)?, update(cell)?]).await? else {
+            return Ok(Started::Started);
+        };
+        if failed == 0
+            && let Some(existing) = self.operation(&operation.id).await?
+        {
+            return Ok(Started::Exists(Box::new(existing)));
+        }
+        let busy = self.cell_tables(&operation.cell).await?.and_then(|record| record.operation);
+        // Over in between: nothing was begun, and to try again is right.
+        busy.map(Started::Busy).ok_or(StoreError::Throttled)
+    }
+
+    async fn save(&self, operation: &Operation, taking_over: bool) -> Result<bool, StoreError> {
+        let epoch = operation.worker_epoch.saturating_sub(u64::from(taking_over));
+        let mut record = self
+            .put_control(operation_item(operation)?)
+            .condition_expression("#epoch = :epoch")
+            .expression_attribute_names("#epoch", WORKER_EPOCH)
+            .expression_attribute_values(":epoch", number(epoch));
+        if taking_over {
+            record = record
+                .condition_expression("#epoch = :epoch AND #beat = :beat")
+                .expression_attribute_names("#beat", BEAT)
+                .expression_attribute_values(":beat", number(operation.beat));
+        }
+        let mut items = vec![put(record)?];
+        if operation.ended() {
+            let done = operation.state == OperationState::Succeeded;
+            let expression = match (&operation.goal, done) {
+                (_, false) => "REMOVE #operation",
+                (Goal::Provision { .. }, true) => {
+                    "SET #set = :set, #version = :version REMOVE #operation"
+                }
+                (Goal::Deprovision { .. }, true) => "REMOVE #operation, #set, #version",
+            };
+            let mut cell = self
+                .update_cell_tables(&operation.cell, expression)
+                .condition_expression("#operation = :operation")
+                .expression_attribute_values(":operation", text(operation.id.as_str()));
+            if done {
+                cell = cell
+                    .expression_attribute_names("#set", TABLE_SET)
+                    .expression_attribute_names("#version", VERSION);
+            }
+            if let (Goal::Provision { set, version }, true) = (&operation.goal, done) {
+                cell = cell
+                    .expression_attribute_values(":set", text(set.as_str()))
+                    .expression_attribute_values(":version", number(version));
+            }
+            items.push(update(cell)?);
+        }
+        Ok(self.all_or_nothing(items).await?.is_none())
+    }
+}
+
+impl DynamoDbStore {
+    fn put_control(&self, item: Item) -> aws_sdk_dynamodb::types::builders::PutBuilder {
+        Put::builder().table_name(self.names.control()).set_item(Some(item))
+    }
+
+    fn update_cell_tables(
+        &self,
+        cell: &CellId,
+        expression: &str,
+    ) -> aws_sdk_dynamodb::types::builders::UpdateBuilder {
+        Update::builder()
+            .table_name(self.names.control())
+            .set_key(Some(key(&ControlKey::CellTables(cell.clone()))))
+            .update_expression(expression)
+            .expression_attribute_names("#operation", OPERATION)
+    }
+
+    /// All items of a partition of `CellControl`, by consistent reads.
+    async fn control_partition(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
+        let table = self.names.control();
+        let (mut items, mut from) = (Vec::new(), None);
+        for _ in 0..MAX_PAGES {
+            let query = self
+                .client
+                .query()
+                .table_name(table)
+                .consistent_read(true)
+                .key_condition_expression("#pk = :pk")
+                .expression_attribute_names("#pk", PK)
+                .expression_attribute_values(":pk", text(pk))
+                .set_exclusive_start_key(from);
+            let page = Call::consistent("Query", &[table]).run(query.send()).await?;
+            items.extend(page.items.unwrap_or_default());
+            from = page.last_evaluated_key;
+            if from.is_none() {
+                break;
+            }
+        }
+        Ok(items)
+    }
+
+    /// Does a transaction. Answers which item's condition did not hold; `None`: it was done.
+    async fn all_or_nothing(
+        &self,
+        items: Vec<TransactWriteItem>,
+    ) -> Result<Option<usize>, StoreError> {
+        let table = self.names.control();
+        let request =
+            self.client.transact_write_items().set_transact_items(Some(items)).customize();
+        let request = request.config_override(self.commit_config());
+        let error = match Call::new("TransactWriteItems", &[table]).raw(request.send()).await {
+            Ok(_) => return Ok(None),
+            Err(error) => error,
+        };
+        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
+            error.as_service_error()
+        else {
+            return Err(from_sdk(&error));
+        };
+        let mut reasons = cancelled.cancellation_reasons().iter();
+        match reasons.position(|reason| reason.code() == Some("ConditionalCheckFailed")) {
+            Some(at) => Ok(Some(at)),
+            // Another transaction was at work on an item, or the rate was too high.
+            None => Err(StoreError::Throttled),
+        }
+    }
+}
+
+fn put(
+    builder: aws_sdk_dynamodb::types::builders::PutBuilder,
+) -> Result<TransactWriteItem, StoreError> {
+    let put = builder.build().map_err(|error| rejected(error.to_string()))?;
+    Ok(TransactWriteItem::builder().put(put).build())
+}
+
+fn update(
+    builder: aws_sdk_dynamodb::types::builders::UpdateBuilder,
+) -> Result<TransactWriteItem, StoreError> {
+    let update = builder.build().map_err(|error| rejected(error.to_string()))?;
+    Ok(TransactWriteItem::builder().update(update).build())
+}
+
+fn operation_item(operation: &Operation) -> Result<Item, StoreError> {
+    let mut item = key(&ControlKey::Operation(operation.id.clone()));
+    item.insert(RECORD.to_owned(), json(operation)?);
+    item.insert(WORKER_EPOCH.to_owned(), number(operation.worker_epoch));
+    item.insert(BEAT.to_owned(), number(operation.beat));
+    if operation.ended() {
+        let forget = seconds_rounded_up(operation.updated.plus(KEPT));
+        item.insert(TTL.to_owned(), number(forget));
+    }
+    Ok(item)
+}
+
+fn read_operation(table: &str, item: &Item) -> Result<Operation, StoreError> {
+    Reader { table, item }.json(RECORD)
+}
+
+fn read_cell_tables(
+    table: &str,
+    cell: &CellId,
+    item: &Item,
+) -> Result<CellTablesRecord, StoreError> {
+    let reader = Reader { table, item };
+    let set = reader.optional_parsed(TABLE_SET, |id| TableSetId::new(id).ok())?;
+    let tables = match set {
+        Some(set) => Some((set, reader.number(VERSION)?)),
+        None => None,
+    };
+    let operation = reader.optional_parsed(OPERATION, |id| OperationId::new(id).ok())?;
+    Ok(CellTablesRecord { cell: cell.clone(), tables, operation })
+}
