@@ -420,8 +420,10 @@ class ControlPlane(TableChecks, unittest.TestCase):
         made = server.client("ec2").create_vpc_endpoint(**endpoint, PolicyDocument=json.dumps(document))
         self.assertEqual(made["VpcEndpoint"]["ServiceName"], f"com.amazonaws.{REGION}.dynamodb")
         self.assertEqual(made["VpcEndpoint"]["RouteTableIds"], [self.route_table])
-        statement, = document["Statement"]
-        self.assertEqual(statement["Condition"], {"StringEquals": {"aws:PrincipalAccount": ACCOUNT}})
+        statement, listing = document["Statement"]
+        for one in (statement, listing):
+            self.assertEqual(one["Condition"], {"StringEquals": {"aws:PrincipalAccount": ACCOUNT}})
+        self.assertEqual(listing["Action"], "dynamodb:ListBackups")
         own = f"arn:{PARTITION}:dynamodb:{REGION}:{ACCOUNT}:table/prod-"
         for resource in statement["Resource"]:
             self.assertTrue(resource.startswith(own), resource)
@@ -485,7 +487,11 @@ class ControlPlane(TableChecks, unittest.TestCase):
 
     def test_policies_are_those_of_deploy_iam(self):
         iam = server.client("iam")
-        for logical, role in (("ResolverPolicy", "resolver"), ("ControlPlanePolicy", "control-plane")):
+        for logical, role in (
+            ("ResolverPolicy", "resolver"),
+            ("ControlPlanePolicy", "control-plane"),
+            ("CellRemovalPolicy", "cell-removal"),
+        ):
             with self.subTest(role):
                 arn = self.made[logical]
                 version = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]

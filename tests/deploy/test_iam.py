@@ -5,9 +5,10 @@ resources and their condition keys from AWS's own tables, and refuses a question
 """
 
 import json
+import re
 import unittest
 
-from support import ACCOUNT, DEPLOY, PARTITION, REGION, TOOLS, policy, run
+from support import ACCOUNT, DEPLOY, PARTITION, REGION, TOOLS, TOP, policy, run
 
 CELL_A, CELL_B, CELL_C = ("prod-CustomerData-cell-a", "prod-CustomerData-cell-b", "prod-CustomerData-cell-c")
 MAPPINGS, CONTROL = "prod-CellMappings", "prod-CellControl"
@@ -17,6 +18,7 @@ OWN, GUESSED = "CUSTOMER#a", "CUSTOMER#b"
 ROLES = {
     "resolver": policy("resolver", PREFIX="prod-"),
     "control-plane": policy("control-plane", PREFIX="prod-"),
+    "cell-removal": policy("cell-removal", PREFIX="prod-"),
     "migrator": policy("migrator", PREFIX="prod-", SOURCE_CELL="cell-a", TARGET_CELL="cell-b"),
     "application": policy("application", PREFIX="prod-", CELL="cell-a"),
 }
@@ -42,12 +44,23 @@ ALLOWED = [
     ("control-plane", "Query", CONTROL, {}),
     ("control-plane", "PutItem", CONTROL, {}),
     ("control-plane", "ConditionCheckItem", CONTROL, {}),
+    ("control-plane", "BatchWriteItem", CONTROL, {}),
+    ("control-plane", "DescribeTimeToLive", MAPPINGS, {}),
     ("control-plane", "DeleteItem", CONTROL, {}),
     ("control-plane", "CreateTable", MAPPINGS, {}),
     ("control-plane", "UpdateTimeToLive", CONTROL, {}),
     ("control-plane", "CreateTable", CELL_C, {}),
     ("control-plane", "UpdateContinuousBackups", CELL_C, {}),
+    ("control-plane", "UpdateTable", CELL_C, {}),
+    ("control-plane", "UpdateTimeToLive", CELL_C, {}),
+    ("control-plane", "DescribeTable", CELL_C, {}),
+    ("control-plane", "DescribeTimeToLive", CELL_C, {}),
+    ("control-plane", "DescribeContinuousBackups", CELL_C, {}),
+    ("control-plane", "ListTagsOfResource", CELL_C, {}),
     ("control-plane", "TagResource", CELL_C, {}),
+    ("cell-removal", "Scan", CELL_C, {}),
+    ("cell-removal", "CreateBackup", CELL_C, {}),
+    ("cell-removal", "DeleteTable", CELL_C, {}),
     ("migrator", "Query", CELL_A, {}),
     ("migrator", "DeleteItem", CELL_A, {}),
     ("migrator", "PutItem", CELL_B, {}),
@@ -80,12 +93,21 @@ DENIED = [
     ("control-plane", "Query", CELL_A, {}),
     ("control-plane", "PutItem", CELL_A, {}),
     ("control-plane", "Query", CELL_A + BY_CELL, {}),
+    ("control-plane", "Scan", CELL_A, {}),
     ("control-plane", "DeleteTable", MAPPINGS, {}),
+    ("control-plane", "DeleteTable", CONTROL, {}),
     ("control-plane", "DeleteTable", CELL_A, {}),
     ("control-plane", "CreateTable", "staging-CustomerData-cell-a", {}),
     ("control-plane", "CreateTable", "prod-Other", {}),
     ("control-plane", "PutItem", "staging-CellControl", {}),
     ("control-plane", "Scan", "prod-CellMappingsOfOthers", {}),
+    # Who removes cells removes nothing else, and reads nothing by key.
+    ("cell-removal", "DeleteTable", MAPPINGS, {}),
+    ("cell-removal", "DeleteTable", CONTROL, {}),
+    ("cell-removal", "Scan", MAPPINGS, {}),
+    ("cell-removal", "DeleteTable", "staging-CustomerData-cell-a", {}),
+    ("cell-removal", "GetItem", CELL_A, {}),
+    ("cell-removal", "PutItem", CELL_A, {}),
     # The migrator has its two cells and its own records.
     ("migrator", "GetItem", CELL_C, {}),
     ("migrator", "PutItem", CELL_C, {}),
@@ -158,7 +180,7 @@ def simulate(simulations):
     """The outcome of each; a question that cannot be asked is an error, not a refusal."""
     result = run(
         "node",
-        DEPLOY.parent / "tests/deploy/simulate.cjs",
+        TOP / "tests/deploy/simulate.cjs",
         text=json.dumps(simulations),
         env={"NODE_TOOLS": str(TOOLS / "node")},
     )
@@ -192,12 +214,41 @@ class Roles(unittest.TestCase):
         files = {path.stem for path in (DEPLOY / "iam").glob("*.json")}
         self.assertEqual(files, set(ROLES), "a policy without a test, or a test without a policy")
 
+    def test_every_call_of_celld_is_allowed(self):
+        # A transaction is allowed by the actions of its items.
+        transaction = {"ConditionCheckItem", "DeleteItem", "PutItem", "UpdateItem"}
+        allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal")}
+        # In tests below; and what DynamoDB's ARNs are not for.
+        scaling = {"RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"}
+        looking = {"DescribeScalableTargets", "DescribeScalingPolicies"}
+        for place, known in (("src/store/dynamodb", set()), ("src/cells", scaling | looking | {"ListBackups"})):
+            called = set()
+            for path in (TOP / place).rglob("*.rs"):
+                for name in re.findall(r"\b(?:client|dynamodb|scaling)\s*\.([a-z_]+)\(\)\s*\.", path.read_text()):
+                    called.add("".join(word.capitalize() for word in name.split("_")))
+            self.assertGreaterEqual(len(called), 10, place)
+            if "TransactWriteItems" in called:
+                called = called - {"TransactWriteItems"} | transaction
+            self.assertEqual(called - allowed - known, set(), place)
+
+    def test_what_is_asked_of_everything(self):
+        actions = ("dynamodb:ListBackups", "application-autoscaling:DescribeScalableTargets", "application-autoscaling:DescribeScalingPolicies")
+        asked = [simulation([ROLES["control-plane"], ROLES["cell-removal"]], action, "*", {}) for action in actions]
+        self.assertEqual(simulate(asked), ["Allowed"] * len(actions))
+
+    def test_alarms_only_of_scaling_of_cells(self):
+        alarm = f"arn:{PARTITION}:cloudwatch:{REGION}:{ACCOUNT}:alarm:"
+        names = ("TargetTracking-table/prod-CustomerData-cell-a-AlarmHigh-0", "prod-CustomerData-cell-a-system-errors")
+        asked = [simulation([ROLES["control-plane"]], "cloudwatch:DeleteAlarms", alarm + name, {}) for name in names]
+        self.assertEqual(simulate(asked), ["Allowed", "ImplicitlyDenied"])
+
     def test_scaling_only_of_dynamodb(self):
         target = f"arn:{PARTITION}:application-autoscaling:{REGION}:{ACCOUNT}:scalable-target/0123"
-        action, key = "application-autoscaling:RegisterScalableTarget", "application-autoscaling:service-namespace"
-        policies = [ROLES["control-plane"]]
-        asked = [simulation(policies, action, target, {key: service}) for service in ("dynamodb", "ecs")]
-        self.assertEqual(simulate(asked), ["Allowed", "ImplicitlyDenied"])
+        key, policies = "application-autoscaling:service-namespace", [ROLES["control-plane"]]
+        for name in ("RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"):
+            action = f"application-autoscaling:{name}"
+            asked = [simulation(policies, action, target, {key: service}) for service in ("dynamodb", "ecs")]
+            self.assertEqual(simulate(asked), ["Allowed", "ImplicitlyDenied"], name)
 
     def test_what_is_never_done_is_denied_even_if_another_policy_allows_it(self):
         everything = {
@@ -207,7 +258,7 @@ class Roles(unittest.TestCase):
         cases = [
             ("application", "Scan", CELL_A, keys()),
             ("application", "PartiQLSelect", CELL_A, keys(OWN)),
-            ("control-plane", "DeleteTable", CELL_A, {}),
+            ("control-plane", "DeleteTable", CONTROL, {}),
         ]
         asked = [simulation([ROLES[role], everything], action, table_arn(table), context) for role, action, table, context in cases]
         self.assertEqual(simulate(asked), ["ExplicitlyDenied"] * len(cases))

@@ -17,6 +17,21 @@ data "aws_iam_policy_document" "endpoint" {
       values   = [local.account]
     }
   }
+  # Has no resource that could be named; removing a cell's tables looks for its backup.
+  statement {
+    sid       = "OwnPrincipalsFindBackups"
+    actions   = ["dynamodb:ListBackups"]
+    resources = ["*"]
+    principals {
+      type        = "*"
+      identifiers = ["*"]
+    }
+    condition {
+      test     = "StringEquals"
+      variable = "aws:PrincipalAccount"
+      values   = [local.account]
+    }
+  }
 }
 
 resource "aws_vpc_endpoint" "dynamodb" {

@@ -52,7 +52,7 @@ locals {
     var.pair == null ? {} : { "<SOURCE_CELL>" = try(var.pair.source, ""), "<TARGET_CELL>" = try(var.pair.target, "") },
   )
   roles = concat(
-    ["resolver", "control-plane"],
+    ["resolver", "control-plane", "cell-removal"],
     var.cell_id == null ? [] : ["application"],
     var.pair == null ? [] : ["migrator"],
   )
@@ -62,13 +62,13 @@ locals {
       join("", [
         for part in regexall("<[A-Z_]+>|[^<]+|<", file("${path.module}/../../iam/${role}.json")) : lookup(local.placeholders, part, part)
       ]),
-      "table/${var.prefix}CustomerData-", "table/${var.prefix}${var.table}-",
+      "/${var.prefix}CustomerData-", "/${var.prefix}${var.table}-",
     )
   }
 }
 
 output "documents" {
-  description = "Policies by role: resolver, control-plane, and application and migrator where they were asked for."
+  description = "Policies by role: resolver, control-plane, cell-removal, and application and migrator where they were asked for."
   value       = local.documents
 
   precondition {
