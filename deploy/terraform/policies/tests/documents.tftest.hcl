@@ -1,0 +1,56 @@
+variables {
+  region     = "eu-west-1"
+  account_id = "123456789012"
+  prefix     = "prod-"
+}
+
+run "of_the_control_plane" {
+  command = plan
+
+  assert {
+    condition     = keys(output.documents) == ["cell-removal", "control-plane", "resolver"]
+    error_message = "without cells there are the policies of the control plane"
+  }
+  assert {
+    condition     = jsondecode(output.documents["resolver"]).Statement[0].Resource == "arn:aws:dynamodb:eu-west-1:123456789012:table/prod-CellMappings"
+    error_message = "every placeholder is filled in"
+  }
+  assert {
+    condition     = contains(jsondecode(output.documents["control-plane"]).Statement[1].Resource, "arn:aws:dynamodb:eu-west-1:123456789012:table/prod-CustomerData-*")
+    error_message = "the control plane makes tables of cells"
+  }
+}
+
+run "of_a_cell" {
+  command = plan
+
+  variables {
+    cell_id = "cell-a"
+    table   = "Orders"
+  }
+
+  assert {
+    condition     = jsondecode(output.documents["application"]).Statement[0].Resource == "arn:aws:dynamodb:eu-west-1:123456789012:table/prod-Orders-cell-a"
+    error_message = "the application has its cell's table"
+  }
+  assert {
+    condition     = jsondecode(output.documents["application"]).Statement[0].Condition["ForAllValues:StringEquals"]["dynamodb:LeadingKeys"] == "CUSTOMER#$${aws:PrincipalTag/tenant}"
+    error_message = "IAM's own variables are left as they are"
+  }
+}
+
+run "of_a_pair" {
+  command = plan
+
+  variables {
+    pair = { source = "cell-a", target = "cell-b" }
+  }
+
+  assert {
+    condition = jsondecode(output.documents["migrator"]).Statement[0].Resource == [
+      "arn:aws:dynamodb:eu-west-1:123456789012:table/prod-CustomerData-cell-a",
+      "arn:aws:dynamodb:eu-west-1:123456789012:table/prod-CustomerData-cell-b",
+    ]
+    error_message = "the migrator has two cells"
+  }
+}
