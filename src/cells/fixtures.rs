@@ -217,11 +217,10 @@ impl FakeCloud {
             bytes: 0,
         };
         let mut tables = self.tables.lock();
-        let table = TableRef::from(wanted);
-        if !tables.contains_key(&table) {
+        tables.entry(TableRef::from(wanted)).or_insert_with(|| {
             self.created.fetch_add(1, Ordering::SeqCst);
-            tables.insert(table, Table { observed, changing: LOOKS, going: false, data: false });
-        }
+            Table { observed, changing: LOOKS, going: false, data: false }
+        });
         Ok(())
     }
 

@@ -19,6 +19,7 @@ ROLES = {
     "resolver": policy("resolver", PREFIX="prod-"),
     "control-plane": policy("control-plane", PREFIX="prod-"),
     "cell-removal": policy("cell-removal", PREFIX="prod-"),
+    "cell-data": policy("cell-data", PREFIX="prod-"),
     "migrator": policy("migrator", PREFIX="prod-", SOURCE_CELL="cell-a", TARGET_CELL="cell-b"),
     "application": policy("application", PREFIX="prod-", CELL="cell-a"),
 }
@@ -61,6 +62,11 @@ ALLOWED = [
     ("cell-removal", "Scan", CELL_C, {}),
     ("cell-removal", "CreateBackup", CELL_C, {}),
     ("cell-removal", "DeleteTable", CELL_C, {}),
+    ("cell-data", "Query", CELL_C, {}),
+    ("cell-data", "PutItem", CELL_C, {}),
+    ("cell-data", "UpdateItem", CELL_C, {}),
+    ("cell-data", "DeleteItem", CELL_C, {}),
+    ("cell-data", "ConditionCheckItem", CELL_C, {}),
     ("migrator", "Query", CELL_A, {}),
     ("migrator", "DeleteItem", CELL_A, {}),
     ("migrator", "PutItem", CELL_B, {}),
@@ -108,6 +114,12 @@ DENIED = [
     ("cell-removal", "DeleteTable", "staging-CustomerData-cell-a", {}),
     ("cell-removal", "GetItem", CELL_A, {}),
     ("cell-removal", "PutItem", CELL_A, {}),
+    # Who handles items handles no tables, neither the directory's nor others'.
+    ("cell-data", "Query", CONTROL, {}),
+    ("cell-data", "PutItem", MAPPINGS, {}),
+    ("cell-data", "Scan", CELL_A, {}),
+    ("cell-data", "DeleteTable", CELL_A, {}),
+    ("cell-data", "PutItem", "staging-CustomerData-cell-a", {}),
     # The migrator has its two cells and its own records.
     ("migrator", "GetItem", CELL_C, {}),
     ("migrator", "PutItem", CELL_C, {}),
@@ -217,7 +229,7 @@ class Roles(unittest.TestCase):
     def test_every_call_of_celld_is_allowed(self):
         # A transaction is allowed by the actions of its items.
         transaction = {"ConditionCheckItem", "DeleteItem", "PutItem", "UpdateItem"}
-        allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal")}
+        allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal", "cell-data")}
         # In tests below; and what DynamoDB's ARNs are not for.
         scaling = {"RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"}
         looking = {"DescribeScalableTargets", "DescribeScalingPolicies"}
