@@ -8,7 +8,8 @@
 //!   already in an earlier listing of leases: then a parent's, made before it, cannot have been missed.
 //! - A lease of another is taken if its stamp stayed the same for a lease's duration by this observer's clock, or to balance:
 //!   one at a time, from the owner with most, only where that owner keeps at least as many as the taker then has.
-//! - What a listing does not show is not thereby gone: a parent that is missing is asked for by name first.
+//! - What a listing does not show is not thereby gone: a shard that is missing is asked for by name, before its children begin without
+//!   it and before its record is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub struct Planner {
     unlisted: BTreeMap<ShardId, Duration>,
     /// Parents that are named and neither listed nor recorded, since when.
     awaited: BTreeMap<ShardId, Duration>,
-    /// Of those, the ones that do not exist any longer.
+    /// Shards that were asked for by name and do not exist any longer.
     gone: BTreeSet<ShardId>,
 }
 
@@ -123,12 +124,14 @@ impl Planner {
     }
 
     /// Takes note that a shard was asked for by name, and whether it exists.
-    pub fn probed(&mut self, now: Duration, parent: &ShardId, exists: bool) {
-        let since = *self.awaited.entry(parent.clone()).or_insert(now);
+    pub fn probed(&mut self, now: Duration, shard: &ShardId, exists: bool) {
+        let since = *self.awaited.entry(shard.clone()).or_insert(now);
         // One that gives iterators but is never listed must not hold up its children for ever.
-        if !exists || now.saturating_sub(since) >= self.parent_patience {
-            self.awaited.remove(parent);
-            self.gone.insert(parent.clone());
+        let given_up =
+            !self.leases.contains_key(shard) && now.saturating_sub(since) >= self.parent_patience;
+        if !exists || given_up {
+            self.awaited.remove(shard);
+            self.gone.insert(shard.clone());
         }
     }
 
@@ -196,6 +199,8 @@ impl Planner {
         actions.extend(orphaned.map(|lease| Action::Adopt((*lease).clone())));
         let fair = live.len().div_ceil(shares.len() + 1).min(self.max_shards);
         let room = fair.saturating_sub(mine.len());
+        // A reader of ours that lost the shard and does not know yet must not get company.
+        free.retain(|lease| !running.contains(&lease.shard));
         let take = |lease: &Lease| Action::Take { shard: lease.shard.clone(), seen: lease.stamp };
         if !free.is_empty() {
             // Consumers that look at the same time start at different places.
@@ -206,7 +211,8 @@ impl Planner {
             && let Some(most) = shares.values().max_by_key(|leases| leases.len())
             && most.len() >= mine.len() + 2
         {
-            actions.extend(most.last().map(|lease| take(lease)));
+            let stolen = most.iter().rfind(|lease| !running.contains(&lease.shard));
+            actions.extend(stolen.map(|lease| take(lease)));
         }
     }
 
@@ -233,7 +239,11 @@ impl Planner {
                 && !lease.parents.iter().any(|parent| self.leases.contains_key(parent))
                 && self.leases.values().any(|child| child.parents.contains(id))
         });
-        actions.extend(forgotten.map(|(id, _)| Action::Forget(id.clone())));
+        actions.extend(forgotten.map(|(id, _)| match self.gone.contains(id) {
+            true => Action::Forget(id.clone()),
+            // Two listings with a hole at the same place are no proof.
+            false => Action::Probe(id.clone()),
+        }));
     }
 }
 

@@ -106,7 +106,14 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(source: Arc<Source>, lease: &Lease, options: &Options, seed: u64) -> Self {
+    /// The first read waits as long as the next ones: there may have been a reader just before.
+    pub fn new(
+        now: Duration,
+        source: Arc<Source>,
+        lease: &Lease,
+        options: &Options,
+        seed: u64,
+    ) -> Self {
         let mut reader = Self {
             source,
             shard: lease.shard.clone(),
@@ -117,7 +124,7 @@ impl Reader {
             try_start: lease.start.is_some(),
             failures: 0,
             not_before: Duration::ZERO,
-            read_at: Duration::ZERO,
+            read_at: now + options.read_interval,
             not_found_since: None,
             read_interval: options.read_interval,
             idle_interval: options.idle_interval,

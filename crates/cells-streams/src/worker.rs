@@ -105,7 +105,7 @@ impl Worker {
         stop: CancellationToken,
         seed: u64,
     ) -> Self {
-        let reader = Reader::new(shared.source.clone(), lease, &shared.options, seed);
+        let reader = Reader::new(shared.now(), shared.source.clone(), lease, &shared.options, seed);
         let held_until = held_since.map_or(Duration::ZERO, |at| at + shared.options.lease_use());
         let tenure = Tenure { state: Mutex::new((false, held_until)), changed: Notify::new() };
         Self { shared, claim, reader, tenure, stop }
