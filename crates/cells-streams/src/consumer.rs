@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
@@ -25,6 +25,9 @@ const MAX_SHARD_PAGES: usize = 1000;
 
 /// Time between two pages: DescribeStream allows ten calls a second to all callers together.
 const PAGE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A record's time may be rounded down to the minute (DynamoDB Local does so) and clocks differ: better a minute too much than too little.
+const LATEST_MARGIN_SECS: i64 = 60;
 
 /// How a consumer fares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -164,11 +167,15 @@ impl Consumer {
         let listed = self.list_shards().await;
         let leases = self.shared.lease_call(self.shared.leases.list()).await;
         let leases = leases.map_err(|error| error.to_string())?;
-        let unfinished =
-            leases.iter().filter(|lease| lease.position != crate::Position::End).count();
+        let unfinished = leases.iter().filter(|lease| !lease.position.is_end()).count();
         self.planner.saw_leases(self.shared.now(), leases);
         let running: BTreeSet<ShardId> = self.running.values().cloned().collect();
-        for action in self.planner.plan(self.shared.now(), &group, &running) {
+        for action in self.planner.plan(
+            self.shared.now(),
+            (self.shared.options.wall_secs)(),
+            &group,
+            &running,
+        ) {
             self.perform(action).await.map_err(|error| error.to_string())?;
         }
         listed.map_err(|error| error.to_string())?;
@@ -183,7 +190,7 @@ impl Consumer {
         }
         let since = match self.shared.options.start {
             StartAt::TrimHorizon => None,
-            StartAt::Latest => Some(unix_secs()),
+            StartAt::Latest => Some((self.shared.options.wall_secs)() - LATEST_MARGIN_SECS),
         };
         // Read again each time: another consumer may have completed the start.
         let group = self.shared.lease_call(self.shared.leases.begin(since)).await?;
@@ -229,14 +236,16 @@ impl Consumer {
             Action::Create(lease) => self.shared.lease_call(leases.create(&lease)).await,
             Action::Initialised => self.shared.lease_call(leases.initialised()).await,
             Action::Forget(shard) => self.shared.lease_call(leases.forget(&shard)).await,
-            Action::Adopt(lease) => {
+            Action::Adopt(mut lease) => {
+                lease.position = self.planner.begins(&lease);
                 self.spawn(&lease, None);
                 Ok(())
             }
             Action::Take { shard, seen } => {
                 let sent = self.shared.now();
                 let take = leases.take(&shard, seen, &self.me);
-                if let Taken::Won(lease) = self.shared.lease_call(take).await? {
+                if let Taken::Won(mut lease) = self.shared.lease_call(take).await? {
+                    lease.position = self.planner.begins(&lease);
                     self.spawn(&lease, Some(sent));
                 }
                 Ok(())
@@ -280,10 +289,4 @@ async fn describe(shared: &Shared) -> (Vec<Shard>, Result<(), StreamsError>) {
 async fn relist_soon(shared: &Shared) {
     shared.relist.notified().await;
     sleep(PAGE_INTERVAL * 2).await;
-}
-
-/// The one use of a wall clock: what "from now on" means to people. Nothing rests on it but where a group starts.
-fn unix_secs() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

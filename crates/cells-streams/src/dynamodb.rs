@@ -162,9 +162,9 @@ impl Leases for DynamoDbLeases {
     }
 
     async fn create(&self, lease: &NewLease) -> Result<(), LeaseError> {
-        let NewLease { shard, parents, start, position, since_secs } = lease.clone();
+        let NewLease { shard, parents, position, since_secs } = lease.clone();
         let stamp = Stamp { epoch: LeaseEpoch::NEVER_TAKEN, counter: 0 };
-        let lease = Lease { shard, parents, start, position, since_secs, owner: None, stamp };
+        let lease = Lease { shard, parents, position, since_secs, owner: None, stamp };
         self.put_if_absent(schema::lease_item(&self.shard_key(&lease.shard), &lease)).await
     }
 
@@ -204,17 +204,29 @@ impl Leases for DynamoDbLeases {
     }
 
     async fn checkpoint(&self, claim: &Claim, position: &Position) -> Result<Claimed, LeaseError> {
-        let (name, at) = schema::position(position);
-        let names = [("#position", schema::POSITION), ("#sequence", schema::SEQUENCE)];
+        let (name, sequence, as_of) = schema::position(position);
+        let mut names = vec![("#position", schema::POSITION)];
         let mut values = vec![(":position", schema::s(name))];
-        let change = match at {
-            Some(at) => {
-                values.push((":sequence", schema::s(at.as_str())));
-                "SET #position = :position, #sequence = :sequence"
+        let (mut set, mut remove) = (String::from("SET #position = :position"), Vec::new());
+        let parts = [
+            ("#sequence", schema::SEQUENCE, ":sequence", sequence),
+            ("#as_of", schema::AS_OF_SECS, ":as_of", as_of),
+        ];
+        for (alias, name, place, value) in parts {
+            names.push((alias, name));
+            match value {
+                Some(value) => {
+                    set += &format!(", {alias} = {place}");
+                    values.push((place, value));
+                }
+                None => remove.push(alias),
             }
-            None => "SET #position = :position REMOVE #sequence",
+        }
+        let remove = match remove.is_empty() {
+            true => String::new(),
+            false => format!(" REMOVE {}", remove.join(", ")),
         };
-        self.claimed(claim, change, values, &names).await
+        self.claimed(claim, &(set + &remove), values, &names).await
     }
 
     async fn release(&self, claim: &Claim) -> Result<Claimed, LeaseError> {
@@ -229,9 +241,10 @@ impl Leases for DynamoDbLeases {
             .table_name(&self.control_table)
             .key(schema::PK, schema::s(key.pk()))
             .key(schema::SK, schema::s(key.sk()))
-            .condition_expression("#position = :end")
+            .condition_expression("#position IN (:end, :lost)")
             .expression_attribute_names("#position", schema::POSITION)
-            .expression_attribute_values(":end", schema::s(schema::position(&Position::End).0));
+            .expression_attribute_values(":end", schema::s(schema::SHARD_END))
+            .expression_attribute_values(":lost", schema::s(schema::LOST_END));
         match delete.send().await {
             Ok(_) => Ok(()),
             Err(error) => match error.as_service_error() {

@@ -100,9 +100,11 @@ pub struct Batch {
 pub enum GapCause {
     /// The position to read on from is older than what the stream keeps (24 hours).
     Trimmed,
+    /// Nothing of the shard was read yet, and its first records may be so old that they are gone ([`crate::Options::trusted`]).
+    Stale,
     /// The shard went away before it was read to its end. Nothing more of it will come.
     ShardGone,
-    /// The shard's parents went away before this group saw them.
+    /// The shard's parents went away before this group saw them, or ended in a gap.
     ParentsGone,
 }
 
@@ -110,6 +112,7 @@ impl GapCause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Trimmed => "TRIMMED",
+            Self::Stale => "STALE",
             Self::ShardGone => "SHARD_GONE",
             Self::ParentsGone => "PARENTS_GONE",
         }

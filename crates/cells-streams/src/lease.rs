@@ -46,22 +46,42 @@ pub struct Stamp {
 /// How far a shard was accepted by the sink.
 ///
 /// ```text
-///   Orphan ──gap reported──► Horizon ──its first record is still there──► Start ──┐
-///                               ▲  └──────────────────────────────────────────────┤ records
-///                               └────────────── gap reported ◄── trimmed ── After ◄┘──► End
+///   Horizon ──nothing there yet──► Fresh ◄── a new shard
+///      │                            │  └──too long ago──┐
+///      │ records                    │ records           │ gap reported
+///      └──────────► After ◄─────────┤                   │
+///                    │  └───────────│───trimmed─────────┤
+///                    ▼              │                   ▼
+///                   End ◄───────────┘       Orphan ──► Lost ──records──► After
+///                                                       └──none──► LostEnd: its children are orphans
 /// ```
+///
+/// Why `Fresh` has a time: of a shard that was read and had nothing, nothing tells later whether its first records were trimmed, since
+/// TRIM_HORIZON never fails. And where a shard's listed start is no record, DynamoDB Streams may or may not take it for a position:
+/// DynamoDB Local calls it trimmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
     /// Nothing yet, and its parents went away unseen: a gap is to be reported first.
     Orphan,
     /// From the oldest record there is. Nothing is promised of what was before.
     Horizon,
-    /// From the shard's beginning, as it was listed; if that was trimmed there is a gap.
-    Start(SequenceNumber),
+    /// Nothing yet, and no record of it is older than this second of the Unix epoch. 0: no older than the ends of its parents.
+    Fresh { as_of_secs: i64 },
+    /// A gap was reported and nothing came since: from the oldest record there is.
+    Lost,
     /// All up to this record.
     After(SequenceNumber),
-    /// All there was.
-    End,
+    /// All there was; no record of its children is older than this second of the Unix epoch.
+    End { as_of_secs: i64 },
+    /// A gap was reported and nothing came since. What was trimmed may include the beginnings of its children.
+    LostEnd,
+}
+
+impl Position {
+    /// Whether nothing more will come.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::End { .. } | Self::LostEnd)
+    }
 }
 
 /// A shard's record before anybody owns it.
@@ -69,7 +89,6 @@ pub enum Position {
 pub struct NewLease {
     pub shard: ShardId,
     pub parents: Vec<ShardId>,
-    pub start: Option<SequenceNumber>,
     pub position: Position,
     /// Records made before this second of the Unix epoch are not handed on: for a group that started at the latest.
     pub since_secs: Option<i64>,
@@ -80,7 +99,6 @@ pub struct NewLease {
 pub struct Lease {
     pub shard: ShardId,
     pub parents: Vec<ShardId>,
-    pub start: Option<SequenceNumber>,
     pub position: Position,
     pub since_secs: Option<i64>,
     pub owner: Option<OwnerId>,

@@ -59,17 +59,10 @@ impl Leases for MemoryLeases {
     }
 
     async fn create(&self, lease: &NewLease) -> Result<(), LeaseError> {
-        let NewLease { shard, parents, start, position, since_secs } = lease.clone();
+        let NewLease { shard, parents, position, since_secs } = lease.clone();
         let stamp = Stamp { epoch: LeaseEpoch::NEVER_TAKEN, counter: 0 };
-        let lease = Lease {
-            shard: shard.clone(),
-            parents,
-            start,
-            position,
-            since_secs,
-            owner: None,
-            stamp,
-        };
+        let lease =
+            Lease { shard: shard.clone(), parents, position, since_secs, owner: None, stamp };
         self.state.lock().leases.entry(shard).or_insert(lease);
         Ok(())
     }
@@ -105,7 +98,7 @@ impl Leases for MemoryLeases {
 
     async fn forget(&self, shard: &ShardId) -> Result<(), LeaseError> {
         let mut state = self.state.lock();
-        if state.leases.get(shard).is_some_and(|lease| lease.position == Position::End) {
+        if state.leases.get(shard).is_some_and(|lease| lease.position.is_end()) {
             state.leases.remove(shard);
         }
         Ok(())

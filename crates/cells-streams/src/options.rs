@@ -1,6 +1,6 @@
 //! Every limit of a consumer, by name.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where a group starts that has no records yet. Later starts go on from the checkpoints, whatever is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -8,13 +8,13 @@ pub enum StartAt {
     /// At the oldest changes that the stream still has: up to 24 hours back.
     #[default]
     TrimHorizon,
-    /// At the changes that are made from now on, by the service's clock to the second. Shards that are open now are read from their
-    /// beginning and what is older is dropped, which makes the start exact whatever crashes; a shard is open for some four hours.
+    /// At the changes that are made from now on, and up to some two minutes before: records' times may be rounded to minutes. Shards that are open now are read from their
+    /// beginning and what is older is dropped, which makes the start the same whatever crashes; a shard is open for some four hours.
     Latest,
 }
 
 /// Limits and intervals.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Options {
     pub start: StartAt,
     /// Least time between two reads of a shard: at least 200 ms, for GetRecords allows five a second.
@@ -40,6 +40,11 @@ pub struct Options {
     pub backoff_max: Duration,
     /// Longest wait for the batches at hand when the consumer is stopped.
     pub stop_within: Duration,
+    /// How old the first records of a shard may be for it to be trusted to have them all, if none was read yet: below the 24 hours that the stream keeps
+    /// them, by as much as the consumers' wall clocks may differ. What is older is reported as a gap.
+    pub trusted: Duration,
+    /// Seconds of the Unix epoch. Decides where a group starts "from now on" and when `trusted` is over, and nothing about leases.
+    pub wall_secs: fn() -> i64,
     /// For the jitter of waits.
     pub seed: u64,
 }
@@ -60,9 +65,16 @@ impl Default for Options {
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(10),
             stop_within: Duration::from_secs(10),
+            trusted: Duration::from_secs(20 * 3600),
+            wall_secs: unix_secs,
             seed: rand::random(),
         }
     }
+}
+
+fn unix_secs() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Options that cannot work together.
@@ -81,6 +93,11 @@ impl Options {
                 "read_interval is below 200 ms: a shard allows five reads a second",
             ),
             (self.tick > Duration::ZERO && self.tick * 3 <= self.lease, "tick is over lease / 3"),
+            (
+                self.trusted >= Duration::from_secs(20)
+                    && self.trusted < Duration::from_secs(24 * 3600),
+                "trusted is below 20 s or not below the 24 hours that a stream keeps",
+            ),
             (self.max_shards > 0, "max_shards is 0"),
             (
                 self.call_timeout > Duration::ZERO && self.call_timeout <= self.lease / 2,

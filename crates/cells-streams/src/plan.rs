@@ -135,13 +135,20 @@ impl Planner {
         }
     }
 
-    /// What to do. `running`: the shards that this consumer reads at the moment.
-    pub fn plan(&self, now: Duration, group: &Group, running: &BTreeSet<ShardId>) -> Vec<Action> {
+    /// What to do. `running`: the shards that this consumer reads at the moment. `wall_secs`: the second of the Unix epoch, for what a
+    /// new record says of its age.
+    pub fn plan(
+        &self,
+        now: Duration,
+        wall_secs: i64,
+        group: &Group,
+        running: &BTreeSet<ShardId>,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         if let Some(listing) = &self.listing
             && now.saturating_sub(listing.at) <= self.listing_good_for
         {
-            self.record(listing, group, &mut actions);
+            self.record(listing, wall_secs, group, &mut actions);
         }
         self.take(now, running, &mut actions);
         self.forget(now, &mut actions);
@@ -149,7 +156,7 @@ impl Planner {
     }
 
     /// Records for listed shards that have none, parents first.
-    fn record(&self, listing: &Listing, group: &Group, actions: &mut Vec<Action>) {
+    fn record(&self, listing: &Listing, wall_secs: i64, group: &Group, actions: &mut Vec<Action>) {
         let missing =
             || listing.shards.values().filter(|shard| !self.leases.contains_key(&shard.id));
         let mut made: BTreeSet<&ShardId> = BTreeSet::new();
@@ -166,7 +173,8 @@ impl Planner {
                 let lists = |id: &ShardId| listing.shards.contains_key(id);
                 probes.extend(unseen.iter().filter(|id| !lists(id) && !self.gone.contains(**id)));
                 if unseen.iter().all(|id| !lists(id) && self.gone.contains(*id)) {
-                    let position = first_position(shard, group, !unseen.is_empty());
+                    let orphan = !unseen.is_empty();
+                    let position = first_position(shard, wall_secs, group, orphan);
                     actions.push(Action::Create(new_lease(shard, group, position)));
                     made.insert(&shard.id);
                 }
@@ -216,10 +224,28 @@ impl Planner {
         }
     }
 
+    /// Where the reader of a lease begins. An unread shard is as young as the ends of its parents are; where one of them ended in a gap,
+    /// the gap may reach into the shard.
+    pub fn begins(&self, lease: &Lease) -> Position {
+        let Position::Fresh { as_of_secs } = lease.position else { return lease.position.clone() };
+        let parents = lease.parents.iter().filter_map(|id| self.leases.get(id));
+        let ends = parents.map(|parent| match parent.position {
+            Position::End { as_of_secs } => Some(as_of_secs),
+            _ => None,
+        });
+        match ends.collect::<Option<Vec<i64>>>() {
+            None => Position::Orphan,
+            Some(ends) => {
+                let oldest = ends.into_iter().min().unwrap_or(as_of_secs);
+                Position::Fresh { as_of_secs: oldest.max(as_of_secs) }
+            }
+        }
+    }
+
     /// Whether a shard is not finished and its parents are.
     fn readable(&self, lease: &Lease) -> bool {
-        let ended = |id| self.leases.get(id).is_none_or(|lease| lease.position == Position::End);
-        lease.position != Position::End
+        let ended = |id| self.leases.get(id).is_none_or(|lease| lease.position.is_end());
+        !lease.position.is_end()
             && self.seen.get(&lease.shard).is_some_and(|seen| seen.listings >= 2)
             && lease.parents.iter().all(ended)
     }
@@ -234,10 +260,11 @@ impl Planner {
     fn forget(&self, now: Duration, actions: &mut Vec<Action>) {
         let forgotten = self.unlisted.iter().filter(|(id, since)| {
             let Some(lease) = self.leases.get(*id) else { return false };
-            lease.position == Position::End
+            lease.position.is_end()
                 && now.saturating_sub(**since) >= self.forget_after
                 && !lease.parents.iter().any(|parent| self.leases.contains_key(parent))
                 && self.leases.values().any(|child| child.parents.contains(id))
+                && !self.leases.values().any(|child| child.parents.contains(id) && is_unread(child))
         });
         actions.extend(forgotten.map(|(id, _)| match self.gone.contains(id) {
             true => Action::Forget(id.clone()),
@@ -248,24 +275,29 @@ impl Planner {
 }
 
 /// Where a shard is read from that has no record yet. `orphan`: some parent was gone before it had a record.
-fn first_position(shard: &Shard, group: &Group, orphan: bool) -> Position {
+fn first_position(shard: &Shard, wall_secs: i64, group: &Group, orphan: bool) -> Position {
     if !group.initialised {
         // A closed shard has nothing that is yet to come.
         let over = group.since_secs.is_some() && shard.end.is_some();
-        return if over { Position::End } else { Position::Horizon };
+        return if over { Position::End { as_of_secs: wall_secs } } else { Position::Horizon };
     }
-    match &shard.start {
+    match shard.parents.is_empty() {
         _ if orphan => Position::Orphan,
-        Some(start) => Position::Start(start.clone()),
-        None => Position::Horizon,
+        true => Position::Fresh { as_of_secs: wall_secs },
+        // How its parents end will say.
+        false => Position::Fresh { as_of_secs: 0 },
     }
+}
+
+/// Whether nothing of a shard was accepted yet, so that its parents' ends still matter.
+fn is_unread(lease: &Lease) -> bool {
+    matches!(lease.position, Position::Fresh { .. } | Position::Orphan)
 }
 
 fn new_lease(shard: &Shard, group: &Group, position: Position) -> NewLease {
     NewLease {
         shard: shard.id.clone(),
         parents: shard.parents.clone(),
-        start: shard.start.clone(),
         position,
         since_secs: group.since_secs.filter(|_| !group.initialised),
     }

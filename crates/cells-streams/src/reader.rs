@@ -12,6 +12,7 @@
 //! Invariants:
 //! - A position is saved only after the sink accepted all up to it; nothing is read on before it is saved.
 //! - One page at most is held.
+//! - The time that is recorded with a position without a sequence number is no later than any record that is still to come.
 //! - Reading goes on after the last accepted record, or behind a gap that the sink accepted. Never from the latest.
 //! - No delivery begins after the time until which the lease is surely held.
 
@@ -22,10 +23,17 @@ use crate::backoff::Backoff;
 use crate::event::{Batch, Delivery, Event, Gap, GapCause, Source};
 use crate::lease::{Claimed, Lease, Position};
 use crate::streams::{ReadFrom, RecordPage, ShardIterator, StreamsError};
-use crate::{Options, SequenceNumber, ShardId};
+use crate::{Options, ShardId};
 
 /// How often a checkpoint is tried when the consumer is to stop.
 const STOP_TRIES: u32 = 3;
+
+/// How many empty pages in a row are taken for the open end of a shard. One alone proves nothing: GetRecords may come upon a stretch
+/// without records.
+const TIP_PAGES: u32 = 10;
+
+/// How often the emptiness of a shard is recorded while it can be trusted.
+const REFRESHES: i64 = 20;
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,12 +96,13 @@ enum Then {
 pub struct Reader {
     source: Arc<Source>,
     shard: ShardId,
-    start: Option<SequenceNumber>,
     since_secs: Option<i64>,
     position: Position,
     state: State,
-    /// Whether the shard's first record may still be there, though nothing is promised of it.
-    try_start: bool,
+    trusted_secs: i64,
+    /// No record that is still to come is older than this second of the Unix epoch.
+    young_secs: Option<i64>,
+    empty_pages: u32,
     failures: u32,
     /// Nothing before this, after a failure.
     not_before: Duration,
@@ -117,11 +126,15 @@ impl Reader {
         let mut reader = Self {
             source,
             shard: lease.shard.clone(),
-            start: lease.start.clone(),
             since_secs: lease.since_secs,
             position: lease.position.clone(),
             state: State::Seek,
-            try_start: lease.start.is_some(),
+            trusted_secs: i64::try_from(options.trusted.as_secs()).unwrap_or(i64::MAX),
+            young_secs: match lease.position {
+                Position::Fresh { as_of_secs } => Some(as_of_secs),
+                _ => None,
+            },
+            empty_pages: 0,
             failures: 0,
             not_before: Duration::ZERO,
             read_at: now + options.read_interval,
@@ -131,10 +144,8 @@ impl Reader {
             backoff: Backoff::new(options.backoff_min, options.backoff_max, seed),
         };
         match reader.position {
-            Position::Orphan => {
-                reader.offer_gap(GapCause::ParentsGone, Position::Horizon, Then::Seek)
-            }
-            Position::End => reader.state = State::Over(Ended::Finished),
+            Position::Orphan => reader.offer_gap(GapCause::ParentsGone, Position::Lost, Then::Seek),
+            Position::End { .. } | Position::LostEnd => reader.state = State::Over(Ended::Finished),
             _ => {}
         }
         reader
@@ -174,16 +185,9 @@ impl Reader {
         }
     }
 
-    /// Whether something of the shard was accepted.
-    fn began(&self) -> bool {
-        matches!(self.position, Position::After(_))
-    }
-
     fn read_from(&self) -> ReadFrom {
-        match (&self.position, &self.start) {
-            (Position::After(at), _) => ReadFrom::After(at.clone()),
-            (Position::Start(at), _) if self.try_start => ReadFrom::At(at.clone()),
-            (_, Some(start)) if self.try_start => ReadFrom::At(start.clone()),
+        match &self.position {
+            Position::After(at) => ReadFrom::After(at.clone()),
             _ => ReadFrom::TrimHorizon,
         }
     }
@@ -191,26 +195,30 @@ impl Reader {
     pub fn got_iterator(
         &mut self,
         now: Duration,
+        wall_secs: i64,
         answer: Result<ShardIterator, StreamsError>,
         listed: Option<Listed>,
     ) {
         match answer {
             Ok(iterator) => {
                 self.not_found_since = None;
-                let start = self.start.clone().filter(|_| self.try_start);
-                self.state = match (&self.position, start) {
-                    // Everything is still there: from now on a loss would be one.
-                    (Position::Horizon, Some(start)) => {
-                        State::Save(Position::Start(start), Then::Read(iterator))
-                    }
-                    _ => State::Read(iterator),
-                };
+                self.state = State::Read(iterator);
+                if let Position::Fresh { as_of_secs } = self.position
+                    && wall_secs.saturating_sub(as_of_secs) > self.trusted_secs
+                {
+                    self.offer_gap(GapCause::Stale, Position::Lost, Then::Seek);
+                }
             }
             Err(error) => self.stream_failed(now, &error, listed),
         }
     }
 
-    pub fn got_records(&mut self, now: Duration, answer: Result<RecordPage, StreamsError>) {
+    pub fn got_records(
+        &mut self,
+        now: Duration,
+        wall_secs: i64,
+        answer: Result<RecordPage, StreamsError>,
+    ) {
         // Whatever came of it, it counts against the shard's five calls a second.
         self.read_at = now + self.read_interval;
         let page = match answer {
@@ -219,16 +227,32 @@ impl Reader {
         };
         self.failures = 0;
         let then = page.next.map_or(Then::End, Then::Read);
+        let created = page.records.last().and_then(|record| record.created_secs);
+        self.young_secs = self.young_secs.max(created);
         let Some(last) = page.records.last().map(|record| record.sequence.clone()) else {
             match then {
                 Then::Read(iterator) => {
-                    self.state = State::Read(iterator);
                     self.read_at = now + self.idle_interval.max(self.read_interval);
+                    self.empty_pages = self.empty_pages.saturating_add(1);
+                    if self.empty_pages >= TIP_PAGES {
+                        self.young_secs = Some(wall_secs);
+                    }
+                    self.state = match self.refreshed() {
+                        Some(fresh) => State::Save(fresh, Then::Read(iterator)),
+                        None => State::Read(iterator),
+                    };
                 }
-                _ => self.state = State::Save(Position::End, Then::End),
+                _ => {
+                    let end = match self.position {
+                        Position::Lost => Position::LostEnd,
+                        _ => self.end(wall_secs),
+                    };
+                    self.state = State::Save(end, Then::End);
+                }
             }
             return;
         };
+        self.empty_pages = 0;
         let events: Vec<Event> = page
             .records
             .into_iter()
@@ -239,7 +263,7 @@ impl Reader {
             .map(|record| Event { source: self.source.clone(), shard: self.shard.clone(), record })
             .collect();
         let save = match then {
-            Then::End => Position::End,
+            Then::End => self.end(wall_secs),
             _ => Position::After(last),
         };
         if events.is_empty() {
@@ -248,6 +272,25 @@ impl Reader {
         }
         let batch = Batch { source: self.source.clone(), shard: self.shard.clone(), events };
         self.state = State::Offer(Arc::new(Delivery::Events(batch)), save, then);
+    }
+
+    /// The end of the shard. What is not known to be young is taken for as old as may be.
+    fn end(&self, wall_secs: i64) -> Position {
+        let oldest = wall_secs.saturating_sub(self.trusted_secs);
+        Position::End { as_of_secs: self.young_secs.unwrap_or(oldest) }
+    }
+
+    /// What to record of a shard that still has nothing: that it was seen so, now and then.
+    fn refreshed(&self) -> Option<Position> {
+        let young = self.young_secs?;
+        let due = match self.position {
+            Position::Horizon => true,
+            Position::Fresh { as_of_secs } => {
+                young.saturating_sub(as_of_secs) >= self.trusted_secs / REFRESHES
+            }
+            _ => false,
+        };
+        due.then_some(Position::Fresh { as_of_secs: young })
     }
 
     pub fn delivered(&mut self, now: Duration, accepted: bool) {
@@ -300,35 +343,20 @@ impl Reader {
             }
             StreamsError::Trimmed => self.trimmed(now),
             StreamsError::NotFound => self.not_found(now, listed),
-            StreamsError::InvalidPosition(_) if self.try_start && !self.began() => {
-                // Not documented for DynamoDB Streams, as it is for Kinesis. The trim horizon is the same place, unless the consumer is
-                // a day behind; that it is not can then not be shown.
-                tracing::warn!(shard = %self.shard, "a shard's start is refused as a position, reading from the trim horizon");
-                self.try_start = false;
-                self.state = State::Seek;
-            }
-            StreamsError::InvalidPosition(_)
-            | StreamsError::Throttled
-            | StreamsError::Failed(_)
-            | StreamsError::Rejected(_) => {
+            StreamsError::Throttled | StreamsError::Failed(_) | StreamsError::Rejected(_) => {
                 self.back_off(now);
             }
         }
     }
 
     fn trimmed(&mut self, now: Duration) {
-        let tried_start = std::mem::replace(&mut self.try_start, false);
         self.state = State::Seek;
         match self.position {
+            Position::Fresh { .. } | Position::After(_) => {
+                self.offer_gap(GapCause::Trimmed, Position::Lost, Then::Seek);
+            }
             // Nothing was promised of what was there before, or its loss was reported.
-            Position::Horizon | Position::Orphan | Position::End => {
-                if !tried_start {
-                    self.back_off(now);
-                }
-            }
-            Position::Start(_) | Position::After(_) => {
-                self.offer_gap(GapCause::Trimmed, Position::Horizon, Then::Seek);
-            }
+            _ => self.back_off(now),
         }
     }
 
@@ -338,7 +366,7 @@ impl Reader {
         let since = *self.not_found_since.get_or_insert(now);
         match listed {
             Some(listed) if listed.at > since && !listed.shard => {
-                self.offer_gap(GapCause::ShardGone, Position::End, Then::End);
+                self.offer_gap(GapCause::ShardGone, Position::LostEnd, Then::End);
             }
             _ => self.back_off(now),
         }

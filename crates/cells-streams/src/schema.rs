@@ -3,7 +3,7 @@
 //! | record | `PK` | `SK` | attributes |
 //! | --- | --- | --- | --- |
 //! | group | `STREAM#<group>#<table>` | `GROUP` | `SinceSecs` N or absent, `Initialised` BOOL |
-//! | shard | `STREAM#<group>#<table>` | `SHARD#<shard id>` | `Position` S, `Sequence` S where the position has one, `Parents` L of S, `StartSequence` S or absent, `SinceSecs` N or absent, `Owner` S or absent, `Epoch` N, `Counter` N |
+//! | shard | `STREAM#<group>#<table>` | `SHARD#<shard id>` | `Position` S, `Sequence` S and `AsOfSecs` N where the position has one, `Parents` L of S, `SinceSecs` N or absent, `Owner` S or absent, `Epoch` N, `Counter` N |
 //!
 //! Invariants: [`StreamKey`] is the only maker and reader of the keys; what an item of ours cannot be is `None`, not a guess.
 
@@ -18,12 +18,16 @@ pub const SK: &str = "SK";
 pub const POSITION: &str = "Position";
 pub const SEQUENCE: &str = "Sequence";
 pub const PARENTS: &str = "Parents";
-pub const START_SEQUENCE: &str = "StartSequence";
+pub const AS_OF_SECS: &str = "AsOfSecs";
 pub const SINCE_SECS: &str = "SinceSecs";
 pub const OWNER: &str = "Owner";
 pub const EPOCH: &str = "Epoch";
 pub const COUNTER: &str = "Counter";
 pub const INITIALISED: &str = "Initialised";
+
+/// The positions of finished shards.
+pub const SHARD_END: &str = "SHARD_END";
+pub const LOST_END: &str = "LOST_END";
 
 /// What all sort keys of shards begin with.
 pub const SHARD_PREFIX: &str = "SHARD#";
@@ -67,51 +71,52 @@ impl StreamKey {
     }
 }
 
-/// The position's name, and its number if it has one.
-pub fn position(position: &Position) -> (&'static str, Option<&SequenceNumber>) {
+/// The position's name, its sequence number and its time, if it has one.
+pub fn position(
+    position: &Position,
+) -> (&'static str, Option<AttributeValue>, Option<AttributeValue>) {
     match position {
-        Position::Orphan => ("ORPHAN", None),
-        Position::Horizon => ("TRIM_HORIZON", None),
-        Position::Start(at) => ("SHARD_START", Some(at)),
-        Position::After(at) => ("AFTER", Some(at)),
-        Position::End => ("SHARD_END", None),
+        Position::Orphan => ("ORPHAN", None, None),
+        Position::Horizon => ("TRIM_HORIZON", None, None),
+        Position::Fresh { as_of_secs } => ("FRESH", None, Some(n(as_of_secs))),
+        Position::Lost => ("LOST", None, None),
+        Position::After(at) => ("AFTER", Some(s(at.as_str())), None),
+        Position::End { as_of_secs } => (SHARD_END, None, Some(n(as_of_secs))),
+        Position::LostEnd => (LOST_END, None, None),
     }
 }
 
 fn parse_position(item: &Item) -> Option<Position> {
-    let sequence = optional(item, SEQUENCE, sequence)?;
-    Some(match (text(item.get(POSITION)?)?, sequence) {
-        ("ORPHAN", None) => Position::Orphan,
-        ("TRIM_HORIZON", None) => Position::Horizon,
-        ("SHARD_START", Some(at)) => Position::Start(at),
-        ("AFTER", Some(at)) => Position::After(at),
-        ("SHARD_END", None) => Position::End,
+    let (at, as_of) = (optional(item, SEQUENCE, sequence)?, optional(item, AS_OF_SECS, number)?);
+    Some(match (text(item.get(POSITION)?)?, at, as_of) {
+        ("ORPHAN", None, None) => Position::Orphan,
+        ("TRIM_HORIZON", None, None) => Position::Horizon,
+        ("FRESH", None, Some(as_of_secs)) => Position::Fresh { as_of_secs },
+        ("LOST", None, None) => Position::Lost,
+        ("AFTER", Some(at), None) => Position::After(at),
+        (SHARD_END, None, Some(as_of_secs)) => Position::End { as_of_secs },
+        (LOST_END, None, None) => Position::LostEnd,
         _ => return None,
     })
 }
 
 /// A lease's item, under `key`.
 pub fn lease_item(key: &StreamKey, lease: &Lease) -> Item {
-    let (name, at) = position(&lease.position);
+    let (name, at, as_of) = position(&lease.position);
     let parents = lease.parents.iter().map(|id| s(id.as_str())).collect();
     let mut item = keys(key);
     item.insert(POSITION.into(), s(name));
     item.insert(PARENTS.into(), AttributeValue::L(parents));
     item.insert(EPOCH.into(), n(lease.stamp.epoch.get()));
     item.insert(COUNTER.into(), n(lease.stamp.counter));
-    let texts = [
-        (SEQUENCE, at.map(SequenceNumber::as_str)),
-        (START_SEQUENCE, lease.start.as_ref().map(SequenceNumber::as_str)),
-        (OWNER, lease.owner.as_ref().map(OwnerId::as_str)),
+    let optional = [
+        (SEQUENCE, at),
+        (AS_OF_SECS, as_of),
+        (OWNER, lease.owner.as_ref().map(|owner| s(owner.as_str()))),
+        (SINCE_SECS, lease.since_secs.map(n)),
     ];
-    for (name, value) in texts {
-        if let Some(value) = value {
-            item.insert(name.into(), s(value));
-        }
-    }
-    if let Some(secs) = lease.since_secs {
-        item.insert(SINCE_SECS.into(), n(secs));
-    }
+    let known = optional.into_iter().filter_map(|(name, value)| Some((name.into(), value?)));
+    item.extend(known);
     item
 }
 
@@ -127,7 +132,6 @@ pub fn parse_lease(item: &Item) -> Option<Lease> {
     Some(Lease {
         shard,
         parents,
-        start: optional(item, START_SEQUENCE, sequence)?,
         position: parse_position(item)?,
         since_secs: optional(item, SINCE_SECS, number)?,
         owner: optional(item, OWNER, |value| text(value).map(OwnerId::exactly))?,
@@ -205,8 +209,10 @@ mod tests {
         prop_oneof![
             Just(Position::Orphan),
             Just(Position::Horizon),
-            Just(Position::End),
-            a_sequence().prop_map(Position::Start),
+            Just(Position::Lost),
+            Just(Position::LostEnd),
+            any::<i64>().prop_map(|as_of_secs| Position::Fresh { as_of_secs }),
+            any::<i64>().prop_map(|as_of_secs| Position::End { as_of_secs }),
             a_sequence().prop_map(Position::After),
         ]
     }
@@ -215,7 +221,6 @@ mod tests {
         fn a_lease()(
             shard in "shardId-[0-9]{1,20}-[0-9a-f#]{1,8}",
             parents in prop::collection::vec("[!-~]{1,65}".prop_map(ShardId::new), 0..3),
-            start in option::of(a_sequence()),
             position in a_position(),
             since_secs in option::of(any::<i64>()),
             owner in option::of("\\PC{1,40}".prop_map(OwnerId::exactly)),
@@ -223,7 +228,7 @@ mod tests {
             counter in any::<u64>(),
         ) -> Lease {
             let stamp = Stamp { epoch: LeaseEpoch::new(epoch), counter };
-            Lease { shard: ShardId::new(shard), parents, start, position, since_secs, owner, stamp }
+            Lease { shard: ShardId::new(shard), parents, position, since_secs, owner, stamp }
         }
     }
 

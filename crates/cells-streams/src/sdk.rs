@@ -61,7 +61,6 @@ impl Streams for SdkStreams {
     ) -> Result<ShardIterator, StreamsError> {
         let (kind, sequence) = match from {
             ReadFrom::TrimHorizon => (ShardIteratorType::TrimHorizon, None),
-            ReadFrom::At(at) => (ShardIteratorType::AtSequenceNumber, Some(at)),
             ReadFrom::After(at) => (ShardIteratorType::AfterSequenceNumber, Some(at)),
         };
         let call = self
@@ -176,7 +175,6 @@ where
         "ExpiredIteratorException" => StreamsError::ExpiredIterator,
         "TrimmedDataAccessException" => StreamsError::Trimmed,
         "ResourceNotFoundException" => StreamsError::NotFound,
-        "ValidationException" => StreamsError::InvalidPosition(detail()),
         "LimitExceededException"
         | "ProvisionedThroughputExceededException"
         | "ThrottlingException"

@@ -31,7 +31,6 @@ pub struct ShardPage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadFrom {
     TrimHorizon,
-    At(SequenceNumber),
     After(SequenceNumber),
 }
 
@@ -68,9 +67,6 @@ pub enum StreamsError {
     NotFound,
     #[error("the service asks for fewer calls")]
     Throttled,
-    /// For a shard's beginning: the service takes only numbers of records.
-    #[error("the position is refused: {0}")]
-    InvalidPosition(String),
     /// May pass by itself.
     #[error("the call failed: {0}")]
     Failed(String),

@@ -174,12 +174,19 @@ async fn read(
                 if matches!(answer, Err(StreamsError::NotFound)) {
                     shared.relist.notify_one();
                 }
-                reader.got_iterator(shared.now(), answer, shared.listed(shard));
+                reader.got_iterator(
+                    shared.now(),
+                    (shared.options.wall_secs)(),
+                    answer,
+                    shared.listed(shard),
+                );
             }
             Step::Records(iterator) => {
+                // Before the call: nothing that is younger was seen by it.
+                let wall_secs = (shared.options.wall_secs)();
                 let answer = shared.call(shared.streams.records(&iterator)).await;
                 note(shard, "records", answer.as_ref().err());
-                reader.got_records(shared.now(), answer);
+                reader.got_records(shared.now(), wall_secs, answer);
             }
             Step::Deliver(delivery) => {
                 let outcome = shared.sink.deliver(&delivery).await;

@@ -30,6 +30,8 @@ pub struct Checker {
     pub since_secs: Option<i64>,
     pub deliveries: usize,
     pub repeats: usize,
+    /// Gaps that may be none.
+    pub stale: usize,
     pub faults: Vec<String>,
 }
 
@@ -54,14 +56,14 @@ impl Checker {
         let rank = |position: &Position| match position {
             Position::Orphan => (0, 0),
             Position::Horizon => (1, 0),
-            Position::Start(_) => (2, 0),
+            Position::Fresh { .. } | Position::Lost => (2, 0),
             Position::After(at) => (3, at.as_str().parse::<u64>().unwrap()),
-            Position::End => (4, 0),
+            Position::End { .. } | Position::LostEnd => (4, 0),
         };
         let before = self.positions.insert(shard.clone(), position.clone());
         if let Some(before) = before
             && rank(&before) > rank(position)
-            && *position != Position::Horizon
+            && *position != Position::Lost
         {
             self.fault(format!("{shard} went back from {before:?} to {position:?}"));
         }
@@ -77,8 +79,14 @@ impl Checker {
                     GapCause::Trimmed => shard.gone || shard.trimmed >= after.max(shard.start),
                     GapCause::ShardGone => shard.gone,
                     GapCause::ParentsGone => {
-                        shard.parents.iter().any(|parent| world.shards[parent].gone)
+                        // Something above was lost, or reported so.
+                        let above = world.ancestors(&gap.shard);
+                        let reported = |id| self.gaps.iter().any(|gap| gap.shard == *id);
+                        let lost = |id| world.shards[id].gone || world.shards[id].trimmed > 0;
+                        above.iter().any(|id| lost(id) || reported(id))
                     }
+                    // Says only that nothing shows the contrary.
+                    GapCause::Stale => true,
                 };
                 if !so {
                     self.fault(format!(
@@ -87,6 +95,7 @@ impl Checker {
                     ));
                 }
                 let (shard, trimmed) = (gap.shard.clone(), shard.trimmed);
+                self.stale += usize::from(gap.cause == GapCause::Stale);
                 self.gaps.push(Reported { shard, after, cause: gap.cause, trimmed, until: None });
                 return;
             }

@@ -8,6 +8,7 @@ mod check;
 mod fakes;
 mod world;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use check::Checker;
 use fakes::{FakeLeases, FakeSink, FakeStreams, Process, Run};
-use world::World;
+use world::{TRUSTED, World};
 
 const SEEDS: u64 = 200;
 /// How long a life is, in the model's seconds.
@@ -46,9 +47,21 @@ fn options(seed: u64, start: StartAt) -> Options {
         backoff_min: Duration::from_millis(100),
         backoff_max: Duration::from_secs(2),
         stop_within: Duration::from_secs(5),
+        trusted: TRUSTED,
+        wall_secs: model_secs,
         seed,
         ..Options::default()
     }
+}
+
+thread_local! {
+    static CLOCK: Cell<Option<(Instant, i64)>> = const { Cell::new(None) };
+}
+
+/// The wall clock of the model: it goes with the paused time.
+fn model_secs() -> i64 {
+    let (began, secs) = CLOCK.get().expect("the clock is set");
+    secs + began.elapsed().as_secs() as i64
 }
 
 struct Running {
@@ -84,11 +97,13 @@ struct Outcome {
     deliveries: usize,
     repeats: usize,
     gaps: usize,
+    stale: usize,
 }
 
 async fn live(seed: u64) -> Outcome {
     let latest = seed % LATEST == 1;
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+    CLOCK.set(Some((Instant::now(), wall)));
     // What is written before the start is an hour old.
     let base = if latest { wall - 3600 } else { wall };
     let run = Arc::new(Run {
@@ -105,9 +120,8 @@ async fn live(seed: u64) -> Outcome {
     }
     sleep(Duration::from_secs(3)).await;
     if latest {
-        // Some seconds late by the model's clock, so that a second that passes meanwhile on the real one does no harm.
-        run.world.lock().base_secs = wall + 60;
-        run.checker.lock().since_secs = Some(wall);
+        run.world.lock().base_secs = wall;
+        run.checker.lock().since_secs = Some(wall - 60);
     }
     let start_at = if latest { StartAt::Latest } else { StartAt::TrimHorizon };
     *run.faults.lock() = run.world.lock().rng.below(15);
@@ -168,6 +182,7 @@ async fn live(seed: u64) -> Outcome {
         deliveries: checker.deliveries,
         repeats: checker.repeats,
         gaps: checker.gaps(),
+        stale: checker.stale,
         faults: std::mem::take(&mut checker.faults),
     }
 }
@@ -216,12 +231,15 @@ fn nothing_is_lost_silently_whatever_happens() {
         total.deliveries += outcome.deliveries;
         total.repeats += outcome.repeats;
         total.gaps += outcome.gaps;
+        total.stale += outcome.stale;
         if let Some(first) = outcome.faults.first() {
             failed.push(format!("seed {seed}: {first} ({} faults)", outcome.faults.len()));
         }
     }
-    let Outcome { deliveries, repeats, gaps, .. } = total;
-    println!("{deliveries} deliveries, {repeats} events repeated, {gaps} gaps");
+    let Outcome { deliveries, repeats, gaps, stale, .. } = total;
+    println!(
+        "{deliveries} deliveries, {repeats} events repeated, {gaps} gaps, {stale} of them stale"
+    );
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     // A run in which nothing went wrong shows nothing.
     assert!(one.is_some() || (gaps > 20 && repeats > 1000), "the model is too kind");

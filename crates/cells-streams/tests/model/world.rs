@@ -14,6 +14,8 @@ use tokio::time::{Duration, Instant};
 pub const ITERATOR: Duration = Duration::from_secs(20);
 /// Records and closed shards stay for that long.
 pub const RETENTION: Duration = Duration::from_secs(100);
+/// For how long a shard that nothing was read of is trusted.
+pub const TRUSTED: Duration = Duration::from_secs(80);
 /// How many items there are, spread over the hashes 0..256.
 pub const ITEMS: u64 = 16;
 
@@ -237,10 +239,9 @@ impl World {
         let of = |number: &SequenceNumber| number.as_str().parse::<u64>().unwrap();
         let after = match from {
             ReadFrom::TrimHorizon => shard.trimmed,
-            ReadFrom::At(at) | ReadFrom::After(at) if of(at) <= shard.trimmed => {
+            ReadFrom::After(at) if of(at) <= shard.trimmed => {
                 return Err(StreamsError::Trimmed);
             }
-            ReadFrom::At(at) => of(at) - 1,
             ReadFrom::After(at) => of(at),
         };
         Ok(self.cursor(id.clone(), after))
@@ -270,7 +271,7 @@ impl World {
             shard.records.iter().filter(|written| written.sequence > after).collect();
         let taken: Vec<Record> = rest.iter().take(most).map(|written| record(written)).collect();
         let over = shard.end.is_some() && taken.len() == rest.len();
-        let after = rest.iter().take(most).last().map_or(after, |written| written.sequence);
+        let after = rest.iter().take(most).next_back().map_or(after, |written| written.sequence);
         let next = (!over).then(|| self.cursor(id, after));
         Ok(RecordPage { records: taken, next })
     }
