@@ -81,8 +81,9 @@ impl Checker {
                     GapCause::ParentsGone => {
                         // Something above was lost, or reported so.
                         let above = world.ancestors(&gap.shard);
-                        let reported = |id| self.gaps.iter().any(|gap| gap.shard == *id);
-                        let lost = |id| world.shards[id].gone || world.shards[id].trimmed > 0;
+                        let reported = |id: &ShardId| self.gaps.iter().any(|gap| gap.shard == *id);
+                        let lost =
+                            |id: &ShardId| world.shards[id].gone || world.shards[id].trimmed > 0;
                         above.iter().any(|id| lost(id) || reported(id))
                     }
                     // Says only that nothing shows the contrary.
