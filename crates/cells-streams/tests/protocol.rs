@@ -96,7 +96,8 @@ fn service(calls: &Calls, request: &Request<Bytes>) -> Response<Full<Bytes>> {
         *count += 1;
         *count
     };
-    let ttl = json!({"type": "Service", "principalId": "dynamodb.amazonaws.com"});
+    // In the spelling of the API; what Lambda passes on begins with small letters.
+    let ttl = json!({"Type": "Service", "PrincipalId": "dynamodb.amazonaws.com"});
     let page = |records: Vec<Value>, next: Option<&str>| {
         let mut page = json!({ "Records": records });
         if let Some(next) = next {
