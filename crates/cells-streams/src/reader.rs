@@ -386,3 +386,6 @@ impl Reader {
         self.not_before = now + self.backoff.wait(self.failures);
     }
 }
+
+#[cfg(test)]
+mod tests;
