@@ -21,10 +21,14 @@
 //!   whose sink was slow can still be delivering.
 //! - **No silent gap.** Where changes were trimmed before they were read (24 hours), or a shard went away, the sink gets a [`Gap`]
 //!   and accepts it before anything later of that shard. Reading goes on at the trim horizon, never at the latest. What the group
-//!   never was promised is no gap: that is, what was gone when it first started.
+//!   never was promised is no gap: that is, what was gone when it first started. The service does not tell whether a shard of which
+//!   nothing was read has lost its first records, so that is judged by age: a shard that begins more than [`Options::trusted`] after
+//!   the last change before it is reported as [`GapCause::Stale`], which after a long silence of the table can be a false alarm.
+//!   Two things are taken on trust: that wall clocks differ by less than `trusted` is short of 24 hours, and that ten empty reads in
+//!   a row mean the open end of a shard.
 //! - **One owner a shard** decides what is recorded: leases with epochs, changed by compare-and-set. A former owner (a paused
 //!   process) cannot record a position, begins no delivery later than its lease allows by its own clock, and stops when it learns of
-//!   its loss. No wall clock takes part. A shard has one reader, for a moment two: what DynamoDB Streams allows, so several groups on
+//!   its loss. No wall clock takes part in that. A shard has one reader, for a moment two: what DynamoDB Streams allows, so several groups on
 //!   one stream need to be few.
 //! - **Bounded.** One page of records in memory a shard; at most five reads a second a shard; each wait, retry and page count has a
 //!   name in [`Options`] or a constant.

@@ -219,3 +219,16 @@ fn a_finished_shard_is_forgotten_when_it_is_surely_gone_and_its_child_is_read() 
         assert_eq!(then.contains(&Action::Forget(id(0))), expected);
     }
 }
+
+#[test]
+fn a_shard_that_is_still_read_is_not_taken_again() {
+    let mut planner = planner("a");
+    for owner in [None, Some("b")] {
+        let leases = vec![lease(0, &[], Position::Horizon, owner)];
+        planner.saw_leases(secs(0), leases.clone());
+        planner.saw_leases(secs(30), leases);
+        let (idle, reading) = (BTreeSet::new(), BTreeSet::from([id(0)]));
+        assert_eq!(taken(&planner.plan(secs(30), 0, &GROUP, &idle)), [id(0)]);
+        assert!(taken(&planner.plan(secs(30), 0, &GROUP, &reading)).is_empty());
+    }
+}

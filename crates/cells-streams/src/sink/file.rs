@@ -27,7 +27,7 @@ pub enum Fsync {
 /// Bytes read at a time when looking for the last line's end.
 const TAIL: u64 = 64 * 1024;
 
-/// Appends to one file, which no other process may write. It is never rotated; use one with `copytruncate` off.
+/// Appends to one file, which no other process may write. It is never rotated.
 #[derive(Debug, Clone)]
 pub struct FileSink {
     file: Arc<Mutex<State>>,
