@@ -1,0 +1,178 @@
+//! HTTP POSTs of JSON lines.
+//!
+//! Invariant: a delivery is accepted exactly if some attempt was answered with a 2xx status. All attempts for the same records bear
+//! the same idempotency key, also those of another consumer that offers the same page again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use tokio::time::{sleep, timeout};
+
+use super::{Sink, SinkError};
+use crate::backoff::Backoff;
+use crate::json::Json;
+use crate::{Delivery, Gap};
+
+/// Says which delivery a request is: a receiver that has done it answers 2xx and does nothing.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// How to post.
+#[derive(Debug, Clone)]
+pub struct WebhookOptions {
+    /// Longest wait for one attempt's answer.
+    pub timeout: Duration,
+    /// Attempts in one call of the sink; after them the delivery is refused, and the consumer offers it again after a wait of its own.
+    pub attempts: u32,
+    /// First wait between attempts; it doubles up to `backoff_max`, with jitter.
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    /// Sent with each request, such as an `authorization`.
+    pub headers: HeaderMap,
+}
+
+impl Default for WebhookOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10),
+            attempts: 5,
+            backoff_min: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(10),
+            headers: HeaderMap::new(),
+        }
+    }
+}
+
+/// An address or options that no request can be made from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidWebhook(String);
+
+/// Posts each delivery to one address, as `application/x-ndjson`.
+#[derive(Debug)]
+pub struct WebhookSink {
+    uri: Uri,
+    options: WebhookOptions,
+    json: Json,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    backoff: Mutex<Backoff>,
+}
+
+impl WebhookSink {
+    /// `http://` or `https://`, the latter trusted by the system's certificates.
+    ///
+    /// # Errors
+    ///
+    /// If the address is no such one, attempts are none, or the system's certificates cannot be read.
+    pub fn new(uri: &str, options: WebhookOptions, json: Json) -> Result<Self, InvalidWebhook> {
+        let uri: Uri =
+            uri.parse().map_err(|error| InvalidWebhook(format!("the address: {error}")))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+            return Err(InvalidWebhook("the address is neither http:// nor https://".into()));
+        }
+        if options.attempts == 0 {
+            return Err(InvalidWebhook("attempts is 0".into()));
+        }
+        let connector = HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(|error| InvalidWebhook(format!("the system's roots: {error}")))?;
+        let connector = connector.https_or_http().enable_http1().build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let backoff = Backoff::new(options.backoff_min, options.backoff_max, rand::random());
+        Ok(Self { uri, options, json, client, backoff: Mutex::new(backoff) })
+    }
+
+    async fn attempt(&self, key: &HeaderValue, body: &Bytes) -> Result<(), Failure> {
+        let mut request = Request::post(self.uri.clone()).body(Full::new(body.clone()));
+        if let Ok(request) = &mut request {
+            let headers = request.headers_mut();
+            headers.extend(self.options.headers.clone());
+            let json = HeaderValue::from_static("application/x-ndjson");
+            headers.insert(header::CONTENT_TYPE, json);
+            headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key.clone());
+        }
+        let request = request.map_err(|error| Failure::retry(error.to_string()))?;
+        let answer = timeout(self.options.timeout, self.client.request(request)).await;
+        let answer = answer.map_err(|_| Failure::retry("no answer in time".into()))?;
+        let answer = answer.map_err(|error| Failure::retry(error.to_string()))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let after = after.and_then(|secs| secs.parse().ok()).map(Duration::from_secs);
+        Err(Failure { what: format!("answered {status}"), again: may_pass(status), after })
+    }
+}
+
+struct Failure {
+    what: String,
+    again: bool,
+    after: Option<Duration>,
+}
+
+impl Failure {
+    fn retry(what: String) -> Self {
+        Self { what, again: true, after: None }
+    }
+}
+
+/// Whether another attempt soon may be answered otherwise. What is not is offered again too, but after the consumer's longer wait.
+fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error()
+        || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY]
+            .contains(&status)
+}
+
+/// The same for the same records, whoever offers them.
+fn idempotency_key(delivery: &Delivery) -> HeaderValue {
+    let mut digest = Sha256::new();
+    let mut part = |text: &str| {
+        digest.update((text.len() as u64).to_be_bytes());
+        digest.update(text);
+    };
+    part(delivery.source().group.as_str());
+    part(delivery.source().stream.as_str());
+    part(delivery.shard().as_str());
+    match delivery {
+        Delivery::Events(batch) => {
+            let ends = [batch.events.first(), batch.events.last()];
+            for event in ends.into_iter().flatten() {
+                part(event.record.sequence.as_str());
+            }
+            part(&batch.events.len().to_string());
+        }
+        Delivery::Gap(Gap { after, cause, .. }) => {
+            part(cause.as_str());
+            part(after.as_ref().map_or("", |after| after.as_str()));
+        }
+    }
+    let hex: String = digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    HeaderValue::from_str(&hex).unwrap_or(HeaderValue::from_static("0"))
+}
+
+#[async_trait]
+impl Sink for WebhookSink {
+    async fn deliver(&self, delivery: &Arc<Delivery>) -> Result<(), SinkError> {
+        let key = idempotency_key(delivery);
+        let body = Bytes::from(self.json.lines(delivery));
+        for attempt in 1..=self.options.attempts {
+            let Err(failure) = self.attempt(&key, &body).await else { return Ok(()) };
+            if !failure.again || attempt == self.options.attempts {
+                return Err(SinkError(format!("the webhook: {}", failure.what)));
+            }
+            let wait = self.backoff.lock().wait(attempt);
+            sleep(wait.max(failure.after.unwrap_or_default().min(self.options.backoff_max))).await;
+        }
+        Err(SinkError("the webhook: no attempt was made".into()))
+    }
+}
