@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::cells::data::CellData;
+use crate::cells::events::CellEvents;
 use crate::cells::{AwsCloud, CellRecords, Cloud, Regions, Registrar, Worker, WorkerSettings};
 use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
 use crate::directory::keeper::{Keep, KeepSettings};
@@ -22,7 +23,7 @@ use crate::directory::{
 use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::grpc::{
-    self, AdmissionSettings, BoundServer, ConnectionSettings, ServeError, ServerSettings,
+    self, AdmissionSettings, BoundServer, ConnectionSettings, Items, ServeError, ServerSettings,
 };
 use crate::store::dynamodb::{
     self, DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, tables,
@@ -148,7 +149,7 @@ fn dev(
 struct Served {
     directory: Directory,
     cells: Registrar,
-    data: CellData,
+    items: Items,
     server: BoundServer,
     tasks: Tasks,
 }
@@ -165,6 +166,7 @@ impl Served {
         let shared = dynamodb::client::shared_config(&options(config, endpoint.clone())).await;
         let cloud: Arc<dyn Cloud> = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone()));
         let regions = Regions::new(shared, endpoint.clone());
+        let control_client = connect(config, endpoint.clone()).await;
         let client = connect(config, endpoint).await;
         let names = table_names(config)?;
         let keep = keep(config, &client).await?;
@@ -204,8 +206,11 @@ impl Served {
         tasks.spawn("operations", |stop| worker.run(stop));
         let randomness = Randomness::system();
         let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
+        let control = table_names(config)?.control().to_owned();
+        let events = CellEvents::new(data.clone(), control_client, control, config.events_lease);
+        let items = Items { data, events };
         let cells = Registrar { directory: directory.clone(), records, cloud, prefix, randomness };
-        Ok(Self { directory, cells, data, server, tasks })
+        Ok(Self { directory, cells, items, server, tasks })
     }
 
     fn address(&self) -> SocketAddr {
@@ -219,10 +224,11 @@ impl Served {
         telemetry: &Telemetry,
         started: impl AsyncFnOnce(&Directory) -> Result<(), AppError>,
     ) -> Result<(), AppError> {
-        let Self { directory, cells, data, server, tasks } = self;
+        let Self { directory, cells, items, server, tasks } = self;
+        let events = items.events.clone();
         let stop = CancellationToken::new();
         let settings = server_settings(config, telemetry)?;
-        let serving = server.serve(directory.clone(), cells, Some(data), settings, stop.clone());
+        let serving = server.serve(directory.clone(), cells, Some(items), settings, stop.clone());
         let guarding = async {
             let ended = tokio::select! {
                 signal = signalled() => signal,
@@ -247,6 +253,8 @@ impl Served {
                 }
             }
         );
+        // Their calls have ended; so that others need not wait for their leases to run out.
+        let _ = tokio::time::timeout(TASKS_STOPPING, events.finish()).await;
         if !tasks.stop(TASKS_STOPPING).await {
             tracing::warn!("background tasks did not end in time");
         }

@@ -73,6 +73,7 @@ pub struct Regions {
 struct Clients {
     dynamodb: aws_sdk_dynamodb::Client,
     scaling: aws_sdk_applicationautoscaling::Client,
+    streams: aws_sdk_dynamodbstreams::Client,
 }
 
 impl AwsCloud {
@@ -99,6 +100,11 @@ impl Regions {
         self.clients(region).dynamodb
     }
 
+    /// DynamoDB Streams in a Region.
+    pub fn streams(&self, region: &Region) -> aws_sdk_dynamodbstreams::Client {
+        self.clients(region).streams
+    }
+
     fn clients(&self, region: &Region) -> Clients {
         let mut clients = self.clients.lock();
         let made = clients.entry(region.clone()).or_insert_with(|| {
@@ -106,11 +112,15 @@ impl Regions {
             let config = self.config.to_builder().region(region).build();
             let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(&config);
             let mut scaling = aws_sdk_applicationautoscaling::config::Builder::from(&config);
+            let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&config);
             dynamodb.set_endpoint_url(self.endpoint.clone());
+            // An interface endpoint of DynamoDB's serves no streams.
+            streams.set_endpoint_url(self.endpoint.clone().filter(|endpoint| !of_aws(endpoint)));
             scaling.set_endpoint_url(self.endpoint.clone().filter(|endpoint| !of_aws(endpoint)));
             Clients {
                 dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
                 scaling: aws_sdk_applicationautoscaling::Client::from_conf(scaling.build()),
+                streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
             }
         });
         made.clone()

@@ -24,6 +24,7 @@ use crate::directory::{
 };
 use crate::domain::{Cell, CellId, PartitionKey, WriteMode};
 use crate::store::StoreError;
+use crate::store::dynamodb::from_sdk;
 
 pub use query::{CellFailure, Found, Position, Query};
 pub use write::{Action, Expression, Write, Written};
@@ -95,6 +96,14 @@ struct Place {
     name: String,
 }
 
+/// A table's stream.
+pub(super) struct StreamFound {
+    pub spec: TableSpec,
+    /// `None`: the table has none.
+    pub arn: Option<String>,
+    pub streams: aws_sdk_dynamodbstreams::Client,
+}
+
 impl CellData {
     pub fn new(
         directory: Directory,
@@ -107,6 +116,33 @@ impl CellData {
 
     fn client(&self, place: &Place) -> aws_sdk_dynamodb::Client {
         self.regions.dynamodb(&place.cell.region)
+    }
+
+    /// The stream of a cell's table.
+    pub(super) async fn stream(
+        &self,
+        cell: &CellId,
+        table: &str,
+    ) -> Result<StreamFound, DataError> {
+        let place = self.place(cell, table).await?;
+        let described = self.client(&place).describe_table().table_name(&place.name).send().await;
+        let description = match described {
+            Ok(described) => described.table,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(|e| e.is_resource_not_found_exception()) =>
+            {
+                return Err(DataError::TableMissing { cell: cell.clone() });
+            }
+            Err(error) => return Err(from_sdk(&error).into()),
+        };
+        let enabled = description.filter(|description| {
+            description.stream_specification().is_some_and(|stream| stream.stream_enabled())
+        });
+        let arn = enabled.and_then(|description| description.latest_stream_arn);
+        let streams = self.regions.streams(&place.cell.region);
+        Ok(StreamFound { spec: place.spec, arn, streams })
     }
 
     /// Where a tenant lives, and until when direct writes are good.

@@ -15,6 +15,7 @@ mod cloud;
 pub mod data;
 
 mod error;
+pub mod events;
 #[cfg(test)]
 mod fixtures;
 mod memory;

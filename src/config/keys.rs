@@ -38,6 +38,7 @@ pub mod bound {
     pub const EXPIRY_GRACE: Span = HOUR..=days(365);
     pub const OPERATIONS_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const OPERATIONS_TAKEOVER: Span = Duration::from_millis(100)..=HOUR;
+    pub const EVENTS_LEASE: Span = Duration::from_secs(1)..=Duration::from_secs(10 * 60);
     pub const JOURNAL_RETENTION: Span = MINUTE..=days(30);
     pub const SNAPSHOT_INTERVAL: Span = Duration::ZERO..=days(1);
     /// Never below the ten minutes for which DynamoDB itself keeps a client request token.
@@ -198,6 +199,10 @@ pub struct Config {
     /// Time without a sign of life after which another replica goes on with an operation, 100ms to 1h; at least --operations-interval
     #[arg(long, default_value = "60s", value_parser = duration(bound::OPERATIONS_TAKEOVER))]
     pub operations_takeover: Duration,
+
+    /// Time without a sign of life after which another consumer of a group takes over a shard of a table's stream, 1s to 10m
+    #[arg(long, default_value = "15s", value_parser = duration(bound::EVENTS_LEASE))]
+    pub events_lease: Duration,
 
     /// Time from a placement's expiry until DynamoDB's own TTL may delete the item, 1h to 365d
     #[arg(long, default_value = "30d", value_parser = duration(bound::EXPIRY_GRACE))]
@@ -547,6 +552,7 @@ mod tests {
         ("journal_poll_interval", "10ms", "1m", "9ms", "61s"),
         ("sweep_interval", "10ms", "1h", "9ms", "61m"),
         ("journal_retention", "1m", "30d", "59s", "31d"),
+        ("events_lease", "1s", "10m", "999ms", "11m"),
         ("operations_interval", "10ms", "1m", "9ms", "61s"),
         ("operations_takeover", "100ms", "1h", "99ms", "61m"),
         ("snapshot_interval", "0s", "1d", "-1s", "25h"),

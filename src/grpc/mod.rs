@@ -8,6 +8,7 @@ mod convert;
 mod data;
 mod deadline;
 mod directory;
+mod events;
 mod page;
 mod parse;
 mod rpc;
@@ -35,10 +36,12 @@ use tower::ServiceBuilder;
 
 use crate::cells::Registrar;
 use crate::cells::data::CellData;
+use crate::cells::events::CellEvents;
 use crate::directory::Directory;
 use crate::proto::v1::cell_admin_server::CellAdminServer;
 use crate::proto::v1::cell_data_server::CellDataServer;
 use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer};
+use crate::proto::v1::cell_events_server::CellEventsServer;
 use crate::telemetry::OverloadMetrics;
 use crate::telemetry::rpc::RpcTracer;
 use admission::{Admission, AdmissionLayer};
@@ -55,6 +58,12 @@ pub fn service(
 
 type Directories = CellDirectoryServer<directory::DirectoryService>;
 type Admins = CellAdminServer<admin::AdminService>;
+
+/// What is there where cells have tables.
+pub struct Items {
+    pub data: CellData,
+    pub events: CellEvents,
+}
 
 /// How to serve.
 pub struct ServerSettings {
@@ -120,7 +129,7 @@ impl BoundServer {
         self,
         directory: Directory,
         cells: Registrar,
-        data: Option<CellData>,
+        items: Option<Items>,
         settings: ServerSettings,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
@@ -140,14 +149,18 @@ impl BoundServer {
         });
         let admins =
             CellAdminServer::new(admin::AdminService { directory: directory.clone(), cells });
-        let data = data.map(|data| CellDataServer::new(data::DataService { data }));
         let mut routes = Routes::new(health_service)
             .add_service(reflection()?.build_v1()?)
             .add_service(reflection()?.build_v1alpha()?)
             .add_service(directories.max_decoding_message_size(limit))
             .add_service(admins.max_decoding_message_size(limit));
-        if let Some(data) = data {
-            routes = routes.add_service(data.max_decoding_message_size(limit));
+        if let Some(Items { data, events }) = items {
+            let draining = settings.draining.clone();
+            let data = CellDataServer::new(data::DataService { data });
+            let events = CellEventsServer::new(events::EventsService { events, draining });
+            routes = routes
+                .add_service(data.max_decoding_message_size(limit))
+                .add_service(events.max_decoding_message_size(limit));
         }
         let stack = ServiceBuilder::new()
             // Sees every call and its final status, those that the layers below refuse included.
@@ -206,11 +219,12 @@ fn reflection() -> Result<tonic_reflection::server::Builder<'static>, ServeError
 }
 
 /// The services whose health is told apart; the empty name is the server as a whole.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "",
     <Directories as NamedService>::NAME,
     <Admins as NamedService>::NAME,
     <CellDataServer<data::DataService> as NamedService>::NAME,
+    <CellEventsServer<events::EventsService> as NamedService>::NAME,
 ];
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
@@ -251,6 +265,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 15 + 5);
+        assert_eq!(methods.len(), 2 + 10 + 15 + 5 + 1);
     }
 }

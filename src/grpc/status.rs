@@ -64,6 +64,7 @@ reasons! {
     InvalidResumeToken = "INVALID_RESUME_TOKEN": InvalidArgument,
     UnknownEnumValue = "UNKNOWN_ENUM_VALUE": InvalidArgument,
     InvalidItem = "INVALID_ITEM": InvalidArgument,
+    InvalidAck = "INVALID_ACK": InvalidArgument,
     InvalidTableSet = "INVALID_TABLE_SET": InvalidArgument,
     InvalidOperationId = "INVALID_OPERATION_ID": InvalidArgument,
     MissingField = "MISSING_FIELD": InvalidArgument,

@@ -14,5 +14,6 @@ mod embedded;
 mod moto;
 
 mod data;
+mod events;
 mod provision;
 mod world;

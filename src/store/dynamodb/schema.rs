@@ -125,6 +125,7 @@ pub const BUCKET: u64 = 1000;
 /// | newest version of a table set | `TABLESETS` | `SET#<table set id>` | `Version` N |
 /// | version of a table set | `TABLESET#<table set id>` | `VERSION#<version, 20 digits>` | `Spec` (JSON) |
 /// | what tables a cell has | `CELLTABLES` | `CELL#<cell id>` | `TableSet`, `Version` N, `Operation` |
+/// | consumers of a stream | `STREAM#<group>#<table>` | `GROUP`, `SHARD#<shard>` | those of `cells_streams::schema` |
 /// | operation | `OPERATION` | `OPERATION#<operation id>` | `Record` (JSON), `WorkerEpoch` N, `Beat` N, `TTL` N |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlKey {
