@@ -164,7 +164,8 @@ impl Served {
         let server = BoundServer::bind(config.listen).await?;
         // Clients of their own, so that what they are denied is not the routing table's.
         let shared = dynamodb::client::shared_config(&options(config, endpoint.clone())).await;
-        let cloud: Arc<dyn Cloud> = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone()));
+        let aws = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone()));
+        let cloud: Arc<dyn Cloud> = aws.clone();
         let regions = Regions::new(shared, endpoint.clone());
         let control_client = connect(config, endpoint.clone()).await;
         let client = connect(config, endpoint).await;
@@ -209,7 +210,14 @@ impl Served {
         let control = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control_client, control, config.events_lease);
         let items = Items { data, events };
-        let cells = Registrar { directory: directory.clone(), records, cloud, prefix, randomness };
+        let cells = Registrar {
+            directory: directory.clone(),
+            records,
+            cloud,
+            meters: aws,
+            prefix,
+            randomness,
+        };
         Ok(Self { directory, cells, items, server, tasks })
     }
 

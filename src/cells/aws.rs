@@ -3,6 +3,7 @@
 //! An emulator that does not know a call says so, and the feature counts as unsupported there.
 
 mod build;
+mod meters;
 mod observe;
 
 use std::collections::HashMap;
@@ -74,6 +75,7 @@ struct Clients {
     dynamodb: aws_sdk_dynamodb::Client,
     scaling: aws_sdk_applicationautoscaling::Client,
     streams: aws_sdk_dynamodbstreams::Client,
+    cloudwatch: aws_sdk_cloudwatch::Client,
 }
 
 impl AwsCloud {
@@ -113,14 +115,18 @@ impl Regions {
             let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(&config);
             let mut scaling = aws_sdk_applicationautoscaling::config::Builder::from(&config);
             let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&config);
+            let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(&config);
             dynamodb.set_endpoint_url(self.endpoint.clone());
             // An interface endpoint of DynamoDB's serves no streams.
-            streams.set_endpoint_url(self.endpoint.clone().filter(|endpoint| !of_aws(endpoint)));
+            let elsewhere = self.endpoint.clone().filter(|endpoint| !of_aws(endpoint));
+            streams.set_endpoint_url(elsewhere.clone());
+            cloudwatch.set_endpoint_url(elsewhere);
             scaling.set_endpoint_url(self.endpoint.clone().filter(|endpoint| !of_aws(endpoint)));
             Clients {
                 dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
                 scaling: aws_sdk_applicationautoscaling::Client::from_conf(scaling.build()),
                 streams: aws_sdk_dynamodbstreams::Client::from_conf(streams.build()),
+                cloudwatch: aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()),
             }
         });
         made.clone()

@@ -32,6 +32,8 @@ pub enum CellsError {
     /// What stands in the way of removing a cell's tables.
     #[error("{cell} is in use")]
     InUse { cell: CellId, obstacles: Vec<String> },
+    #[error("the usage cannot be analysed: {problem}")]
+    NotAnalyzed { problem: String },
     #[error("the request id was used for another request")]
     RequestIdReused,
 }

@@ -201,7 +201,12 @@ impl FakeCloud {
             indexes: spec
                 .indexes
                 .iter()
-                .map(|index| ObservedIndex { spec: index.clone(), active: true })
+                .map(|index| ObservedIndex {
+                    spec: index.clone(),
+                    active: true,
+                    items: 0,
+                    bytes: 0,
+                })
                 .collect(),
             stream: spec.stream,
             units: spec.billing.throughput().map(|_| all),
@@ -215,6 +220,7 @@ impl FakeCloud {
             scaling: Feature::Known(BTreeMap::new()),
             items: 0,
             bytes: 0,
+            created: None,
         };
         let mut tables = self.tables.lock();
         tables.entry(TableRef::from(wanted)).or_insert_with(|| {
@@ -262,7 +268,8 @@ impl FakeCloud {
                 is.units.get_or_insert_default().insert(resource.clone(), (*read, *write));
             }
             Change::AddIndex(index) => {
-                is.indexes.push(ObservedIndex { spec: index.clone(), active: true });
+                let spec = index.clone();
+                is.indexes.push(ObservedIndex { spec, active: true, items: 0, bytes: 0 });
             }
             Change::AddReplica(region) => {
                 is.replicas.insert(region.clone(), true);

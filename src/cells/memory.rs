@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use super::capacity::{Metered, Meters};
 use super::cloud::{Cloud, CloudError, TableRef};
 use super::operation::{Goal, Operation, OperationId, OperationState};
 use super::plan::{Change, Observed, Wanted};
@@ -102,7 +103,7 @@ impl CellRecords for MemoryRecords {
     }
 }
 
-/// Knows no call at all.
+/// Knows no call at all, and counts nothing.
 pub struct NoCloud;
 
 #[async_trait]
@@ -124,6 +125,18 @@ impl Cloud for NoCloud {
     }
 
     async fn delete(&self, _: &TableRef) -> Result<(), CloudError> {
+        Err(CloudError::Unsupported)
+    }
+}
+
+#[async_trait]
+impl Meters for NoCloud {
+    async fn metered(
+        &self,
+        _: &TableRef,
+        _: &[String],
+        _: &cells_cost::Window,
+    ) -> Result<Vec<Metered>, CloudError> {
         Err(CloudError::Unsupported)
     }
 }

@@ -10,6 +10,7 @@
 //! nothing twice. (The idea is that of Kubernetes' controllers.)
 
 mod aws;
+pub mod capacity;
 mod check;
 mod cloud;
 pub mod data;

@@ -104,12 +104,16 @@ pub struct Observed {
     /// As DynamoDB counts them, every six hours or so.
     pub items: u64,
     pub bytes: u64,
+    /// In seconds since 1970, where the endpoint says so.
+    pub created: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedIndex {
     pub spec: IndexSpec,
     pub active: bool,
+    pub items: u64,
+    pub bytes: u64,
 }
 
 impl Observed {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use sha2::{Digest, Sha256};
 
+use super::capacity::Meters;
 use super::check;
 use super::cloud::{Cloud, TableRef};
 use super::error::CellsError;
@@ -25,6 +26,7 @@ pub struct Registrar {
     pub directory: Directory,
     pub records: Arc<dyn CellRecords>,
     pub cloud: Arc<dyn Cloud>,
+    pub meters: Arc<dyn Meters>,
     /// Before every table's name.
     pub prefix: String,
     pub randomness: Randomness,
@@ -45,6 +47,7 @@ impl Registrar {
             directory,
             records: Arc::new(MemoryRecords::default()),
             cloud: Arc::new(NoCloud),
+            meters: Arc::new(NoCloud),
             prefix: String::new(),
             randomness: Randomness::system(),
         }
@@ -150,7 +153,7 @@ impl Registrar {
         found.ok_or_else(|| CellsError::OperationNotFound(id.clone()))
     }
 
-    async fn cell(&self, id: &CellId) -> Result<Arc<Cell>, CellsError> {
+    pub(super) async fn cell(&self, id: &CellId) -> Result<Arc<Cell>, CellsError> {
         let cell = self.directory.cell(id).await?;
         cell.ok_or_else(|| CellsError::Directory(Refused::CellNotFound { cell: id.clone() }.into()))
     }

@@ -217,6 +217,21 @@ impl CellAdmin for AdminService {
         Ok(Response::new(v1::DeprovisionCellResponse { operation }))
     }
 
+    async fn analyze_cell(
+        &self,
+        request: Request<v1::AnalyzeCellRequest>,
+    ) -> Result<Response<v1::AnalyzeCellResponse>, Status> {
+        let request = request.into_inner();
+        let cell = parse::cell_id("cell_id", &request.cell_id)?;
+        let days = tables::days("days", request.days)?;
+        let report = self.cells.analyze(&cell, days).await.map_err(Fault::from)?;
+        Ok(Response::new(v1::AnalyzeCellResponse {
+            report: report.to_string(),
+            utilisation: report.utilisation.as_f64(),
+            details: tables::details(&report),
+        }))
+    }
+
     async fn get_operation(
         &self,
         request: Request<v1::GetOperationRequest>,

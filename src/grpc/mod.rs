@@ -265,6 +265,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 15 + 5 + 1);
+        assert_eq!(methods.len(), 2 + 10 + 16 + 5 + 1);
     }
 }

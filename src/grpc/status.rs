@@ -64,6 +64,7 @@ reasons! {
     InvalidResumeToken = "INVALID_RESUME_TOKEN": InvalidArgument,
     UnknownEnumValue = "UNKNOWN_ENUM_VALUE": InvalidArgument,
     InvalidItem = "INVALID_ITEM": InvalidArgument,
+    InvalidWindow = "INVALID_WINDOW": InvalidArgument,
     InvalidAck = "INVALID_ACK": InvalidArgument,
     InvalidTableSet = "INVALID_TABLE_SET": InvalidArgument,
     InvalidOperationId = "INVALID_OPERATION_ID": InvalidArgument,
@@ -460,6 +461,11 @@ impl From<CellsError> for Fault {
                     .collect();
                 fault.with("cell_id", cell)
             }
+            CellsError::NotAnalyzed { problem } => Fault::field(
+                Reason::InvalidWindow,
+                "days",
+                format!("make the analysis fail: {problem}"),
+            ),
             CellsError::RequestIdReused => Refused::RequestIdReused.into(),
         }
     }

@@ -1,8 +1,12 @@
 //! Table sets, plans and operations: from messages and to messages.
 
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+
 use super::convert::timestamp;
 use super::parse;
 use super::status::{Fault, Reason};
+use crate::cells::capacity::{DEFAULT_DAYS, MAX_DAYS};
 use crate::cells::{
     Autoscaling, Billing, Encryption, Goal, IndexSpec, KeyAttribute, KeyTemplate, KeyType,
     Operation, OperationId, OperationState, Plan, Projection, Provision, StreamView, TableClass,
@@ -289,4 +293,41 @@ pub fn operation_message(operation: &Operation) -> v1::Operation {
         create_time: Some(timestamp(operation.created)),
         update_time: Some(timestamp(operation.updated)),
     }
+}
+
+/// The days that an analysis looks at.
+pub fn days(field: &str, days: i32) -> Result<u32, Fault> {
+    match u32::try_from(days) {
+        Ok(0) => Ok(DEFAULT_DAYS),
+        Ok(days) if days <= MAX_DAYS => Ok(days),
+        _ => {
+            let problem = format!("is {days}; 1 to {MAX_DAYS}, or 0 for {DEFAULT_DAYS}");
+            Err(Fault::field(Reason::InvalidWindow, field, problem))
+        }
+    }
+}
+
+/// A report as a message.
+pub fn details(report: &impl serde::Serialize) -> Option<Struct> {
+    match message(serde_json::to_value(report).ok()?).kind? {
+        Kind::StructValue(details) => Some(details),
+        _ => None,
+    }
+}
+
+fn message(json: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(value),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Json::String(text) => Kind::StringValue(text),
+        Json::Array(values) => {
+            Kind::ListValue(ListValue { values: values.into_iter().map(message).collect() })
+        }
+        Json::Object(fields) => Kind::StructValue(Struct {
+            fields: fields.into_iter().map(|(name, value)| (name, message(value))).collect(),
+        }),
+    };
+    Value { kind: Some(kind) }
 }

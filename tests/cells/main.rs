@@ -13,6 +13,8 @@ mod embedded;
 #[path = "../support/moto.rs"]
 mod moto;
 
+mod capacity;
+mod cloudwatch;
 mod data;
 mod events;
 mod provision;

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use crate::celld::{Celld, cell, unique};
+use crate::cloudwatch::CloudWatch;
 use crate::dynamodb_local::DynamoDbLocal;
 use crate::embedded::Embedded;
 use crate::moto::Moto;
@@ -35,6 +36,8 @@ pub enum Engine {
     Moto(Arc<Moto>),
     DynamoDbLocal(&'static DynamoDbLocal),
     Embedded(Arc<Embedded>),
+    /// moto, and before it what a test counts.
+    CloudWatch(Arc<CloudWatch>),
 }
 
 impl Engine {
@@ -47,6 +50,7 @@ impl Engine {
             Engine::Moto(engine) => engine.endpoint(),
             Engine::DynamoDbLocal(engine) => engine.endpoint(),
             Engine::Embedded(engine) => engine.endpoint().to_owned(),
+            Engine::CloudWatch(before) => before.endpoint(),
         }
     }
 }

@@ -210,6 +210,7 @@ impl Request {
                 (!is_name(text, 63, "-")).then_some("INVALID_TABLE_SET")
             }
             "table_set.etag" => (!is_etag(text)).then_some("INVALID_ETAG"),
+            "days" => (!(0..=30).contains(&number)).then_some("INVALID_WINDOW"),
             "operation_id" => (!is_operation_id(text)).then_some("INVALID_OPERATION_ID"),
             "cell_id" | "cell.cell_id" => (!is_name(text, 63, "-")).then_some("INVALID_CELL_ID"),
             "cell.region" if method == "UpdateCell" => None,

@@ -65,8 +65,9 @@ pub async fn observe(clients: &Clients, table: &str) -> Result<Option<Observed>,
         recovery_days,
         tags,
         scaling,
-        items: description.item_count().and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
-        bytes: description.table_size_bytes().and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
+        items: counted(description.item_count()),
+        bytes: counted(description.table_size_bytes()),
+        created: description.creation_date_time().map(|time| time.secs()),
     }))
 }
 
@@ -86,6 +87,10 @@ async fn feature<T>(
         Err(CloudError::Unsupported) => Ok(Feature::Unsupported),
         Err(error) => Err(error),
     }
+}
+
+fn counted(count: Option<i64>) -> u64 {
+    count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
 }
 
 pub async fn describe(
@@ -263,6 +268,8 @@ fn index(
             throughput: None,
         },
         active: index.index_status().is_none_or(|status| *status == IndexStatus::Active),
+        items: counted(index.item_count()),
+        bytes: counted(index.index_size_bytes()),
     })
 }
 

@@ -1,0 +1,109 @@
+//! CloudWatch's metrics of DynamoDB.
+
+use async_trait::async_trait;
+use aws_sdk_cloudwatch::primitives::DateTime;
+use aws_sdk_cloudwatch::types::{
+    Dimension, Metric, MetricDataQuery, MetricDataResult, MetricStat, ScanBy,
+};
+use cells_cost::Window;
+
+use super::{AwsCloud, cloud_error};
+use crate::cells::capacity::{Metered, Meters};
+use crate::cells::cloud::{CloudError, TableRef};
+
+const NAMESPACE: &str = "AWS/DynamoDB";
+
+/// In the order of [`Metered`]'s fields.
+const METRICS: [&str; 4] = [
+    "ConsumedReadCapacityUnits",
+    "ConsumedWriteCapacityUnits",
+    "ReadThrottleEvents",
+    "WriteThrottleEvents",
+];
+
+/// Most answers to one question, of up to 100,800 points each.
+const MAX_PAGES: usize = 64;
+
+#[async_trait]
+impl Meters for AwsCloud {
+    async fn metered(
+        &self,
+        table: &TableRef,
+        indexes: &[String],
+        window: &Window,
+    ) -> Result<Vec<Metered>, CloudError> {
+        let client = self.0.clients(&table.region).cloudwatch;
+        let resources: Vec<_> = [None].into_iter().chain(indexes.iter().map(Some)).collect();
+        let queries: Vec<_> = resources
+            .iter()
+            .enumerate()
+            .flat_map(|(number, index)| {
+                METRICS.iter().enumerate().map(move |(at, metric)| {
+                    query(&format!("m{number}_{at}"), metric, table, *index, window)
+                })
+            })
+            .collect();
+        let seconds = i64::try_from(window.seconds()).unwrap_or(i64::MAX);
+        let mut metered = vec![Metered::default(); resources.len()];
+        let mut from = None;
+        for _ in 0..MAX_PAGES {
+            let page = client
+                .get_metric_data()
+                .set_metric_data_queries(Some(queries.clone()))
+                .start_time(DateTime::from_secs(window.start))
+                .end_time(DateTime::from_secs(window.start.saturating_add(seconds)))
+                .scan_by(ScanBy::TimestampAscending)
+                .set_next_token(from)
+                .send()
+                .await
+                .map_err(|error| cloud_error(&error))?;
+            for result in page.metric_data_results() {
+                take(result, &mut metered);
+            }
+            from = page.next_token;
+            if from.is_none() {
+                return Ok(metered);
+            }
+        }
+        Err(CloudError::Busy { code: "more answers than are read".to_owned() })
+    }
+}
+
+fn query(
+    id: &str,
+    metric: &str,
+    table: &TableRef,
+    index: Option<&String>,
+    window: &Window,
+) -> MetricDataQuery {
+    let dimension = |name: &str, value: &str| Dimension::builder().name(name).value(value).build();
+    let metric = Metric::builder()
+        .namespace(NAMESPACE)
+        .metric_name(metric)
+        .dimensions(dimension("TableName", &table.name));
+    let metric = match index {
+        Some(index) => metric.dimensions(dimension("GlobalSecondaryIndexName", index)),
+        None => metric,
+    };
+    let period = i32::try_from(window.period_seconds).unwrap_or(i32::MAX);
+    let stat = MetricStat::builder().metric(metric.build()).period(period).stat("Sum").build();
+    MetricDataQuery::builder().id(id).metric_stat(stat).return_data(true).build()
+}
+
+/// Adds a result to the resource and the metric that its id names.
+fn take(result: &MetricDataResult, metered: &mut [Metered]) {
+    let id = result.id().and_then(|id| id.strip_prefix('m')?.split_once('_'));
+    let Some((number, at)) = id else { return };
+    let Some(metered) = number.parse().ok().and_then(|number: usize| metered.get_mut(number))
+    else {
+        return;
+    };
+    let series = match at {
+        "0" => &mut metered.reads,
+        "1" => &mut metered.writes,
+        "2" => &mut metered.throttled_reads,
+        _ => &mut metered.throttled_writes,
+    };
+    let points = result.timestamps().iter().zip(result.values());
+    series.extend(points.map(|(time, value)| (time.secs(), *value)));
+}
