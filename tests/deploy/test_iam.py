@@ -67,6 +67,7 @@ ALLOWED = [
     ("cell-data", "UpdateItem", CELL_C, {}),
     ("cell-data", "DeleteItem", CELL_C, {}),
     ("cell-data", "ConditionCheckItem", CELL_C, {}),
+    ("cell-data", "GetRecords", CELL_C + "/stream/2026-11-23T00:00:00.000", {}),
     ("migrator", "Query", CELL_A, {}),
     ("migrator", "DeleteItem", CELL_A, {}),
     ("migrator", "PutItem", CELL_B, {}),
@@ -119,6 +120,7 @@ DENIED = [
     ("cell-data", "PutItem", MAPPINGS, {}),
     ("cell-data", "Scan", CELL_A, {}),
     ("cell-data", "DeleteTable", CELL_A, {}),
+    ("cell-data", "GetRecords", MAPPINGS + "/stream/2026-11-23T00:00:00.000", {}),
     ("cell-data", "PutItem", "staging-CustomerData-cell-a", {}),
     # The migrator has its two cells and its own records.
     ("migrator", "GetItem", CELL_C, {}),
@@ -232,7 +234,7 @@ class Roles(unittest.TestCase):
         allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal", "cell-data")}
         # In tests below; and what DynamoDB's ARNs are not for.
         scaling = {"RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"}
-        looking = {"DescribeScalableTargets", "DescribeScalingPolicies"}
+        looking = {"DescribeScalableTargets", "DescribeScalingPolicies", "GetMetricData"}
         for place, known in (("src/store/dynamodb", set()), ("src/cells", scaling | looking | {"ListBackups"})):
             called = set()
             for path in (TOP / place).rglob("*.rs"):
@@ -244,7 +246,7 @@ class Roles(unittest.TestCase):
             self.assertEqual(called - allowed - known, set(), place)
 
     def test_what_is_asked_of_everything(self):
-        actions = ("dynamodb:ListBackups", "application-autoscaling:DescribeScalableTargets", "application-autoscaling:DescribeScalingPolicies")
+        actions = ("dynamodb:ListBackups", "application-autoscaling:DescribeScalableTargets", "application-autoscaling:DescribeScalingPolicies", "cloudwatch:GetMetricData")
         asked = [simulation([ROLES["control-plane"], ROLES["cell-removal"]], action, "*", {}) for action in actions]
         self.assertEqual(simulate(asked), ["Allowed"] * len(actions))
 
