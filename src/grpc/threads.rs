@@ -7,8 +7,6 @@
 //! The price: a connection has no more than one core, and a call that computes for long delays the others of its thread.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::runtime::{Builder, Handle};
@@ -18,13 +16,11 @@ use tokio_util::task::TaskTracker;
 /// Running threads. Dropped, they end, and the tasks that they still have with them.
 pub struct Threads {
     threads: Vec<Thread>,
-    tracker: TaskTracker,
 }
 
 struct Thread {
     runtime: Handle,
-    /// Tasks that it has.
-    tasks: Arc<AtomicUsize>,
+    tasks: TaskTracker,
     stop: CancellationToken,
     joined: Option<JoinHandle<()>>,
 }
@@ -33,8 +29,8 @@ impl Threads {
     /// # Errors
     /// What the system says when it has no more threads or files to give.
     pub fn start(count: usize) -> io::Result<Self> {
-        let threads = (0..count.max(1)).map(Thread::start).collect::<io::Result<Vec<Thread>>>()?;
-        Ok(Self { threads, tracker: TaskTracker::new() })
+        let threads = (0..count.max(1)).map(Thread::start).collect::<io::Result<_>>()?;
+        Ok(Self { threads })
     }
 
     /// The runtime of one of them.
@@ -48,20 +44,18 @@ impl Threads {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let fewest = self.threads.iter().min_by_key(|thread| thread.tasks.load(Ordering::Relaxed));
-        let Some(thread) = fewest else { return };
-        let counted = Counted::new(&thread.tasks);
-        let task = async move {
-            let _counted = counted;
-            task().await;
-        };
-        self.tracker.spawn_on(task, &thread.runtime);
+        let fewest = self.threads.iter().min_by_key(|thread| thread.tasks.len());
+        if let Some(thread) = fewest {
+            thread.tasks.spawn_on(async move { task().await }, &thread.runtime);
+        }
     }
 
     /// Waits until all tasks have ended. No more are to be spawned.
     pub async fn finish(&self) {
-        self.tracker.close();
-        self.tracker.wait().await;
+        for thread in &self.threads {
+            thread.tasks.close();
+            thread.tasks.wait().await;
+        }
     }
 }
 
@@ -88,28 +82,14 @@ impl Thread {
         let joined = std::thread::Builder::new()
             .name(format!("serve-{number}"))
             .spawn(move || runtime.block_on(stopped))?;
-        Ok(Self { runtime: handle, tasks: Arc::default(), stop, joined: Some(joined) })
-    }
-}
-
-/// A task, until it ends.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(tasks: &Arc<AtomicUsize>) -> Self {
-        tasks.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(tasks))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        Ok(Self { runtime: handle, tasks: TaskTracker::new(), stop, joined: Some(joined) })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::sync::mpsc;
 
     use super::*;
@@ -141,7 +121,7 @@ mod tests {
         threads.finish().await;
         let stayed = (0..9).map(|_| told.try_recv().unwrap());
         assert_eq!(stayed.count(), 9);
-        assert!(threads.threads.iter().all(|thread| thread.tasks.load(Ordering::Relaxed) == 0));
+        assert!(threads.threads.iter().all(|thread| thread.tasks.is_empty()));
     }
 
     /// Calls that hang must not keep a server from ending.

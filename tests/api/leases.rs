@@ -38,13 +38,19 @@ fn vouched(decision: &v1::Decision, source: v1::DecisionSource) {
     assert!(decision.sequence > 0);
 }
 
-async fn every_answer_but_a_guess_has_a_lease(engine: Engine) {
+/// A server that guesses where its store, which can be shut off, does not answer.
+async fn behind_a_valve(engine: Engine) -> (World, Valve, Server) {
     let world = World::new(engine).await;
     let valve = Valve::before(&world.endpoint());
     let server = world
         .serve_through(&valve.endpoint(), &["--default-cell=cell-z", "--lookup-budget=300ms"])
         .await;
     server.process.create_cells(&["cell-a"]).await;
+    (world, valve, server)
+}
+
+async fn every_answer_but_a_guess_has_a_lease(engine: Engine) {
+    let (world, valve, server) = behind_a_valve(engine).await;
     let other = world.serve(&["--memory-mode=bounded", "--journal-poll-interval=1m"]).await;
     let assigned = until(
         async || {
@@ -73,12 +79,7 @@ async fn every_answer_but_a_guess_has_a_lease(engine: Engine) {
 }
 
 async fn a_batch_says_it_once_for_all(engine: Engine) {
-    let world = World::new(engine).await;
-    let valve = Valve::before(&world.endpoint());
-    let server = world
-        .serve_through(&valve.endpoint(), &["--default-cell=cell-z", "--lookup-budget=300ms"])
-        .await;
-    server.process.create_cells(&["cell-a"]).await;
+    let (_world, valve, server) = behind_a_valve(engine).await;
     server.pin(pin("tenant", "cell-a")).await.unwrap();
     let batch = async |keys: &[&str]| {
         let partition_keys = keys.iter().map(|&key| key.to_owned()).collect();
