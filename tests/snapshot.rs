@@ -67,8 +67,11 @@ impl World {
         Celld::start(serve)
     }
 
+    /// A new log: another server may still write to the last one.
     fn stderr(&self) -> Stdio {
-        std::fs::File::create(self.folder.path().join("log")).unwrap().into()
+        let path = self.folder.path().join("log");
+        drop(std::fs::remove_file(&path));
+        std::fs::File::create_new(path).unwrap().into()
     }
 
     /// A server with tenants in two cells.

@@ -148,6 +148,16 @@ impl Registrar {
         self.start(&cell.id, goal, request).await
     }
 
+    /// Refuses to lose sight of tables: a cell that has some, or is about to, is not to be unregistered.
+    pub async fn refuse_if_provisioned(&self, cell: &CellId) -> Result<(), CellsError> {
+        let Some(record) = self.records.cell_tables(cell).await? else { return Ok(()) };
+        if record.tables.is_none() && record.operation.is_none() {
+            return Ok(());
+        }
+        let obstacles = vec!["the cell has tables: deprovision it first".to_owned()];
+        Err(CellsError::InUse { cell: cell.clone(), obstacles })
+    }
+
     pub async fn operation(&self, id: &OperationId) -> Result<Operation, CellsError> {
         let found = self.records.operation(id).await?;
         found.ok_or_else(|| CellsError::OperationNotFound(id.clone()))

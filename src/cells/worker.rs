@@ -100,7 +100,8 @@ impl Worker {
         let (now, seen) = (self.clock.instant(), (operation.worker_epoch, operation.beat));
         let new = Watched { seen, since: now, held: false, repeats: HashMap::new() };
         let watch = watched.entry(operation.id.clone()).or_insert(new);
-        if watch.held && watch.seen == seen {
+        // Nobody else writes under this number, whatever became of the last write.
+        if watch.held && watch.seen.0 == operation.worker_epoch {
             return Ok(Some(operation));
         }
         if watch.seen != seen {

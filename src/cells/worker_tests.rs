@@ -1,9 +1,10 @@
 //! Provisioning and its opposite, with the worker killed before and after every call, in its way through a cloud that takes its time.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -11,11 +12,12 @@ use super::fixtures::{FakeCloud, OneCell, Stop, cell, key, table, table_set};
 use super::memory::MemoryRecords;
 use super::operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
 use super::plan::{Change, Feature, Wanted, plan};
-use super::records::CellRecords;
-use super::table_set::{Billing, TableSet};
+use super::records::{CellRecords, CellTablesRecord, Started};
+use super::table_set::{Billing, TableSet, TableSetId};
 use super::worker::{Worker, WorkerSettings};
 use crate::directory::Clock;
-use crate::domain::{CellState, Timestamp};
+use crate::domain::{CellId, CellState, Timestamp};
+use crate::store::StoreError;
 
 const SETTINGS: WorkerSettings =
     WorkerSettings { interval: Duration::from_millis(100), takeover: Duration::from_secs(1) };
@@ -267,6 +269,84 @@ async fn one_worker_holds_an_operation() {
     assert!(!stage.records.save(&zombie, false).await.unwrap());
     first.abort();
     second.abort();
+}
+
+/// Records whose every third write is answered by an error, done or not.
+struct Unreliable(Arc<MemoryRecords>, AtomicUsize);
+
+#[async_trait]
+impl CellRecords for Unreliable {
+    async fn table_set(&self, id: &TableSetId) -> Result<Option<TableSet>, StoreError> {
+        self.0.table_set(id).await
+    }
+
+    async fn table_set_at(
+        &self,
+        id: &TableSetId,
+        version: u64,
+    ) -> Result<Option<TableSet>, StoreError> {
+        self.0.table_set_at(id, version).await
+    }
+
+    async fn table_sets(&self) -> Result<Vec<TableSet>, StoreError> {
+        self.0.table_sets().await
+    }
+
+    async fn put_table_set(&self, set: &TableSet) -> Result<bool, StoreError> {
+        self.0.put_table_set(set).await
+    }
+
+    async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {
+        self.0.cell_tables(cell).await
+    }
+
+    async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
+        self.0.operation(id).await
+    }
+
+    async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
+        self.0.operations().await
+    }
+
+    async fn start(&self, operation: &Operation) -> Result<Started, StoreError> {
+        self.0.start(operation).await
+    }
+
+    async fn save(&self, operation: &Operation, taking_over: bool) -> Result<bool, StoreError> {
+        match self.1.fetch_add(1, Ordering::SeqCst) % 6 {
+            2 => Err(StoreError::Throttled),
+            5 => {
+                self.0.save(operation, taking_over).await?;
+                Err(StoreError::Timeout)
+            }
+            _ => self.0.save(operation, taking_over).await,
+        }
+    }
+}
+
+/// A write that fails, or of which nobody knows, does not make a worker wait for itself to be taken over.
+#[tokio::test(start_paused = true)]
+async fn a_worker_goes_on_though_its_writes_fail() {
+    let stage = Stage::new().await;
+    let began = tokio::time::Instant::now();
+    stage.done("op", stage.provision()).await;
+    let smooth = began.elapsed();
+    let stage = Stage::new().await;
+    let id = stage.begin("op", stage.provision()).await;
+    let records = Arc::new(Unreliable(stage.records.clone(), AtomicUsize::new(0)));
+    let worker = Worker { records, ..stage.worker() };
+    let began = tokio::time::Instant::now();
+    let running = tokio::spawn(worker.run(CancellationToken::new()));
+    while !stage.records.operation(&id).await.unwrap().unwrap().ended() {
+        tokio::time::sleep(SETTINGS.interval).await;
+    }
+    assert!(
+        began.elapsed() < smooth * 2 + SETTINGS.interval * 2,
+        "{:?} {smooth:?}",
+        began.elapsed()
+    );
+    assert_eq!(stage.planned(), []);
+    running.abort();
 }
 
 /// Neither data nor tenants go by mistake, not even those that came after the operation began.

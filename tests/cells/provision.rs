@@ -165,6 +165,10 @@ async fn a_removal_refuses_what_would_be_lost_and_backs_up_what_goes() {
     assert_eq!(fault(&full), in_use);
     assert_eq!(world.changes("cell-a").await, Vec::<String>::new(), "nothing was changed");
 
+    let delete = v1::DeleteCellRequest { cell_id: "cell-a".to_owned(), ..Default::default() };
+    let orphans = world.admin.delete_cell(delete.clone()).await.unwrap_err();
+    assert_eq!(fault(&orphans), in_use);
+
     let request = v1::DeprovisionCellRequest { request_id: "once".to_owned(), ..ask(true) };
     let begun = world.admin.deprovision_cell(request.clone()).await.unwrap().into_inner();
     let begun = begun.operation.unwrap();
@@ -185,6 +189,7 @@ async fn a_removal_refuses_what_would_be_lost_and_backs_up_what_goes() {
     assert_eq!(backups, [(data.as_str(), format!("final-{}", begun.operation_id).as_str())]);
     let gone = world.admin.deprovision_cell(ask(true)).await.unwrap_err();
     assert_eq!(fault(&gone).1, "CELL_NOT_PROVISIONED");
+    world.admin.delete_cell(delete).await.unwrap();
 }
 
 /// What an emulator does not know is said, and the rest is done.

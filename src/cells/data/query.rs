@@ -68,6 +68,7 @@ struct Lane {
     key: (String, String),
     sort: Option<(String, Option<String>)>,
     from: Option<Item>,
+    limit: i32,
     consistent: bool,
     ended: bool,
 }
@@ -83,7 +84,7 @@ impl Source for Lane {
             .query()
             .table_name(&self.table)
             .consistent_read(self.consistent)
-            .limit(PAGE)
+            .limit(self.limit)
             .expression_attribute_names("#pk", &self.key.0)
             .expression_attribute_values(":pk", AttributeValue::S(self.key.1.clone()))
             .set_exclusive_start_key(self.from.take());
@@ -243,6 +244,8 @@ impl CellData {
             // A table without a sort key holds one item of a partition, and a position after it is the next partition.
             ended: after.is_some() && from.is_none(),
             from,
+            // What is read and not answered is read again for the next part.
+            limit: i32::try_from(query.limit + 1).map_or(PAGE, |limit| limit.min(PAGE)),
             consistent: query.consistent,
         }
     }
