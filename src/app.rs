@@ -1,37 +1,33 @@
 //! The composition root: what is made of what, in which order it starts, and in which it stops.
 
+mod cells;
+mod demo;
+mod settings;
+
 use std::io::Write;
 use std::net::SocketAddr;
-use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cells::data::CellData;
-use crate::cells::events::CellEvents;
-use crate::cells::{AwsCloud, CellRecords, Cloud, Regions, Registrar, Worker, WorkerSettings};
-use crate::config::{self, AssignmentPolicy, Command, Config, Invocation, TablesCommand};
+use crate::cells::{AwsCloud, CellRecords, Regions, Registrar};
+use crate::config::{self, Command, Config, Invocation, TablesCommand};
 use crate::directory::keeper::{Keep, KeepSettings};
-use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
-use crate::directory::{
-    self, Clock, CommitterSettings, Directory, Ingredients, MemoryMode, Mutation, NewCell, Pauses,
-    Randomness, Refused, Settings, StackSettings,
-};
-use crate::domain::{CellId, CellState, Endpoint, Invalid, Labels, Region, Weight};
+use crate::directory::{self, Clock, Directory, Ingredients, Randomness};
+use crate::domain::Invalid;
 use crate::embedded::{Embedded, EmbeddedError};
-use crate::grpc::{
-    self, AdmissionSettings, BoundServer, ConnectionSettings, Items, ServeError, ServerSettings,
-};
-use crate::store::dynamodb::{
-    self, DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, tables,
-};
+use crate::grpc::{BoundServer, Items, ServeError};
+use crate::store::dynamodb::{self, DynamoDbStore, StoreSettings, TableNames, tables};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
-use crate::telemetry::rpc::RpcTracer;
-use crate::telemetry::{self, Telemetry, TelemetryConfig, TelemetryError, TenantLabel};
+use crate::telemetry::{self, Telemetry, TelemetryError};
+
+use demo::{DEMO_CELLS, greeting, register_demo_cells};
+use settings::{connect, options, policy_of, settings, table_names};
+pub use settings::{memory_mode, server_settings, telemetry_config};
 
 /// How long the start waits for a look at the tables. One that hangs must not keep a replica from answering that it is not ready.
 const TABLES_VERIFYING: Duration = Duration::from_secs(2);
@@ -44,10 +40,6 @@ const DEV_DATA: &str = "./data";
 
 /// How long background tasks may take to end.
 const TASKS_STOPPING: Duration = Duration::from_secs(10);
-
-/// The cells of `celld dev`.
-const DEMO_CELLS: [(&str, &str); 3] =
-    [("cell-a", "eu-west-1"), ("cell-b", "us-east-1"), ("cell-c", "ap-southeast-2")];
 
 /// Why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -165,7 +157,6 @@ impl Served {
         // Clients of their own, so that what they are denied is not the routing table's.
         let shared = dynamodb::client::shared_config(&options(config, endpoint.clone())).await;
         let aws = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone()));
-        let cloud: Arc<dyn Cloud> = aws.clone();
         let regions = Regions::new(shared, endpoint.clone());
         let control_client = connect(config, endpoint.clone()).await;
         let client = connect(config, endpoint).await;
@@ -192,33 +183,9 @@ impl Served {
         let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
         let records: Arc<dyn CellRecords> = store.clone();
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
-        let prefix = config.table_prefix.clone();
-        let worker = Worker {
-            cells: Arc::new(directory.clone()),
-            records: records.clone(),
-            cloud: cloud.clone(),
-            prefix: prefix.clone(),
-            clock: Clock::system(),
-            settings: WorkerSettings {
-                interval: config.operations_interval,
-                takeover: config.operations_takeover,
-            },
-        };
-        tasks.spawn("operations", |stop| worker.run(stop));
-        let randomness = Randomness::system();
-        let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
-        let control = table_names(config)?.control().to_owned();
-        let events = CellEvents::new(data.clone(), control_client, control, config.events_lease);
-        let items = Items { data, events };
-        let cells = Registrar {
-            directory: directory.clone(),
-            records,
-            cloud,
-            meters: aws,
-            prefix,
-            randomness,
-        };
-        Ok(Self { directory, cells, items, server, tasks })
+        let cells = cells::Cells { aws, regions, records, control: control_client };
+        let (registrar, items) = cells.start(config, &directory, &tasks)?;
+        Ok(Self { directory, cells: registrar, items, server, tasks })
     }
 
     fn address(&self) -> SocketAddr {
@@ -370,24 +337,6 @@ async fn run_tables(config: &Config, command: TablesCommand) -> Result<(), AppEr
     say(&format!("{}\n", lines.join("\n")))
 }
 
-async fn connect(config: &Config, endpoint: Option<String>) -> aws_sdk_dynamodb::Client {
-    dynamodb::connect(&options(config, endpoint)).await
-}
-
-fn options(config: &Config, endpoint: Option<String>) -> DynamoDbOptions {
-    DynamoDbOptions {
-        endpoint,
-        region: config.region.clone(),
-        read_timeout: config.read_timeout,
-        commit_timeout: config.commit_timeout,
-        ..DynamoDbOptions::default()
-    }
-}
-
-fn table_names(config: &Config) -> Result<TableNames, AppError> {
-    TableNames::with_prefix(&config.table_prefix).map_err(AppError::TablePrefix)
-}
-
 async fn signalled() -> Result<(), AppError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
@@ -399,165 +348,10 @@ async fn signalled() -> Result<(), AppError> {
     Ok(())
 }
 
-/// Registers the cells of the demo that are not registered yet.
-async fn register_demo_cells(directory: &Directory) -> Result<(), AppError> {
-    directory.ready(&CancellationToken::new()).await;
-    for (id, region) in DEMO_CELLS {
-        let cell = demo_cell(id, region).map_err(AppError::DefaultCell)?;
-        match directory.create_cell(cell, Mutation::default()).await {
-            Ok(_) | Err(directory::Error::Refused(Refused::CellExists { .. })) => {}
-            Err(error) => return Err(AppError::DemoCells(error)),
-        }
-    }
-    Ok(())
-}
-
-fn demo_cell(id: &str, region: &str) -> Result<NewCell, Invalid> {
-    Ok(NewCell {
-        id: CellId::new(id)?,
-        region: Region::new(region)?,
-        endpoint: Endpoint::new(format!("https://{id}.example.com"))?,
-        labels: Labels::new([("tier".to_owned(), "standard".to_owned())].into())?,
-        weight: Weight::DEFAULT,
-        capacity: None,
-        state: CellState::Active,
-    })
-}
-
-fn greeting(address: SocketAddr, endpoint: &str, data: &Path, config: &Config) -> String {
-    let tls = if config.tls_cert.is_some() { "-insecure" } else { "-plaintext" };
-    format!(
-        "\
-celld serves gRPC on {address}
-embedded DynamoDB on {endpoint}, data in {data}
-
-try:
-  grpcurl {tls} -d '{{\"partition_key\": \"customer-12345\", \"explain\": true}}' {address} cells.v1.CellDirectory/Resolve
-  grpcurl {tls} -d '{{\"partition_keys\": [\"customer-12345\", \"customer-67890\"]}}' {address} cells.v1.CellDirectory/BatchResolve
-  grpcurl {tls} {address} cells.v1.CellAdmin/ListCells
-",
-        data = data.display(),
-    )
-}
-
 /// Standard output is for people and scripts; logs go to standard error.
 fn say(text: &str) -> Result<(), AppError> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(AppError::Output)
-}
-
-fn settings(config: &Config) -> Result<Settings, AppError> {
-    let default_cell = config.default_cell.clone().map(CellId::new).transpose();
-    Ok(Settings {
-        stack: StackSettings {
-            default_cell: default_cell.map_err(AppError::DefaultCell)?,
-            load_patience: config.lookup_budget / 4,
-            lookup_budget: config.lookup_budget,
-            attempts: config.retry_attempts,
-            pauses: Pauses {
-                shortest: config.retry_backoff_min,
-                longest: config.retry_backoff_max,
-            },
-            retry_ratio: config.retry_budget_ratio,
-            retry_floor: config.retry_budget_floor,
-        },
-        committer: CommitterSettings {
-            commit_budget: config.commit_budget,
-            request_retention: config.request_id_retention,
-        },
-        memory: memory_mode(config),
-        journal_poll_interval: config.journal_poll_interval,
-        sweep_interval: config.sweep_interval,
-        journal_retention: config.journal_retention,
-        batch_concurrency: usize::try_from(config.batch_concurrency).unwrap_or(1),
-    })
-}
-
-/// How much is held in memory, by the configuration.
-pub fn memory_mode(config: &Config) -> MemoryMode {
-    match config.memory_mode {
-        config::MemoryMode::Whole => MemoryMode::Whole,
-        config::MemoryMode::Bounded => {
-            MemoryMode::Bounded(usize::try_from(config.memory_placements).unwrap_or(usize::MAX))
-        }
-    }
-}
-
-fn policy_of(policy: AssignmentPolicy) -> Arc<dyn policy::AssignmentPolicy> {
-    match policy {
-        AssignmentPolicy::Rendezvous => Arc::new(Constrained(Rendezvous)),
-        AssignmentPolicy::LeastLoaded => Arc::new(Constrained(TwoChoices)),
-    }
-}
-
-/// How to serve, by the configuration.
-pub fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerSettings, AppError> {
-    let tls = match (&config.tls_cert, &config.tls_key) {
-        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
-        _ => None,
-    };
-    let tenants = match (&config.tenant_hash_key, config.clear_tenants) {
-        (_, true) => TenantLabel::clear(),
-        (Some(key), false) => TenantLabel::keyed(key.expose().as_bytes()),
-        (None, false) => TenantLabel::random(),
-    };
-    Ok(ServerSettings {
-        tls,
-        max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
-        threads: match config.serve_threads {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
-            count => count as usize,
-        },
-        connections: ConnectionSettings {
-            max_connections: config.max_connections,
-            handshake_timeout: config.handshake_timeout,
-            idle_timeout: config.idle_timeout,
-            max_age: config.max_connection_age,
-            age_grace: config.connection_grace,
-            keepalive_interval: config.keepalive_interval,
-            keepalive_timeout: config.keepalive_timeout,
-            max_concurrent_streams: config.max_concurrent_streams,
-            // HTTP/2 refuses without a reason; up to here the admission does, with one.
-            max_header_list: config.max_header_bytes.saturating_mul(2),
-        },
-        admission: AdmissionSettings {
-            max_queue_delay: config.max_queue_delay,
-            max_in_flight: config.max_in_flight,
-            max_refusal_hold: config.max_refusal_hold,
-            max_header_bytes: config.max_header_bytes,
-        },
-        drain_delay: config.drain_delay,
-        drain_timeout: config.drain_timeout,
-        draining: CancellationToken::new(),
-        overload: telemetry.overload_metrics(),
-        tracer: RpcTracer {
-            head: telemetry.head_sampler(),
-            late: telemetry.late_spans(),
-            metrics: telemetry.rpc_metrics(grpc::methods()),
-            tenants,
-        },
-        traced: telemetry.is_exporting(),
-    })
-}
-
-fn read(file: &std::path::Path) -> Result<Vec<u8>, AppError> {
-    let named = |source| AppError::Read { file: file.display().to_string(), source };
-    std::fs::read(file).map_err(named)
-}
-
-/// What telemetry does, by the configuration.
-pub fn telemetry_config(config: &Config) -> TelemetryConfig {
-    TelemetryConfig {
-        otlp_endpoint: config.otlp_endpoint.as_ref().map(ToString::to_string),
-        otlp_timeout: config.otlp_timeout,
-        trace_sample_ratio: config.trace_sample_ratio,
-        metrics_interval: config.metrics_interval,
-        log_format: match config.log_format {
-            config::LogFormat::Text => telemetry::LogFormat::Text,
-            config::LogFormat::Json => telemetry::LogFormat::Json,
-        },
-        log_filter: config.log_filter.clone(),
-    }
 }
 
 /// Tells this process from other replicas in telemetry: random, as nothing else is sure to differ.

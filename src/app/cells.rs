@@ -1,0 +1,60 @@
+//! What serves and works on cells' tables: clients of their own, so that what they are denied is not the routing table's.
+
+use std::sync::Arc;
+
+use super::AppError;
+use super::settings::table_names;
+use crate::cells::data::CellData;
+use crate::cells::events::CellEvents;
+use crate::cells::{AwsCloud, CellRecords, Cloud, Regions, Registrar, Worker, WorkerSettings};
+use crate::config::Config;
+use crate::directory::{Clock, Directory, Randomness};
+use crate::grpc::Items;
+use crate::tasks::Tasks;
+
+/// What it is made of.
+pub struct Cells {
+    pub aws: Arc<AwsCloud>,
+    pub regions: Regions,
+    pub records: Arc<dyn CellRecords>,
+    /// For `CellControl`.
+    pub control: aws_sdk_dynamodb::Client,
+}
+
+impl Cells {
+    /// Starts the worker, and answers what RPCs are served by.
+    pub fn start(
+        self,
+        config: &Config,
+        directory: &Directory,
+        tasks: &Tasks,
+    ) -> Result<(Registrar, Items), AppError> {
+        let Self { aws, regions, records, control } = self;
+        let cloud: Arc<dyn Cloud> = aws.clone();
+        let prefix = config.table_prefix.clone();
+        let worker = Worker {
+            cells: Arc::new(directory.clone()),
+            records: records.clone(),
+            cloud: cloud.clone(),
+            prefix: prefix.clone(),
+            clock: Clock::system(),
+            settings: WorkerSettings {
+                interval: config.operations_interval,
+                takeover: config.operations_takeover,
+            },
+        };
+        tasks.spawn("operations", |stop| worker.run(stop));
+        let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
+        let table = table_names(config)?.control().to_owned();
+        let events = CellEvents::new(data.clone(), control, table, config.events_lease);
+        let registrar = Registrar {
+            directory: directory.clone(),
+            records,
+            cloud,
+            meters: aws,
+            prefix,
+            randomness: Randomness::system(),
+        };
+        Ok((registrar, Items { data, events }))
+    }
+}

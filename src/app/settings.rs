@@ -1,0 +1,148 @@
+//! The settings of each part, by the configuration.
+
+use std::num::NonZero;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::AppError;
+use crate::config::{self, AssignmentPolicy, Config};
+use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
+use crate::directory::{CommitterSettings, MemoryMode, Pauses, Settings, StackSettings};
+use crate::domain::CellId;
+use crate::grpc::{self, AdmissionSettings, ConnectionSettings, ServerSettings};
+use crate::store::dynamodb::{self, DynamoDbOptions, TableNames};
+use crate::telemetry::rpc::RpcTracer;
+use crate::telemetry::{self, Telemetry, TelemetryConfig, TenantLabel};
+
+pub(super) async fn connect(config: &Config, endpoint: Option<String>) -> aws_sdk_dynamodb::Client {
+    dynamodb::connect(&options(config, endpoint)).await
+}
+
+pub(super) fn options(config: &Config, endpoint: Option<String>) -> DynamoDbOptions {
+    DynamoDbOptions {
+        endpoint,
+        region: config.region.clone(),
+        read_timeout: config.read_timeout,
+        commit_timeout: config.commit_timeout,
+        ..DynamoDbOptions::default()
+    }
+}
+
+pub(super) fn table_names(config: &Config) -> Result<TableNames, AppError> {
+    TableNames::with_prefix(&config.table_prefix).map_err(AppError::TablePrefix)
+}
+
+pub(super) fn settings(config: &Config) -> Result<Settings, AppError> {
+    let default_cell = config.default_cell.clone().map(CellId::new).transpose();
+    Ok(Settings {
+        stack: StackSettings {
+            default_cell: default_cell.map_err(AppError::DefaultCell)?,
+            load_patience: config.lookup_budget / 4,
+            lookup_budget: config.lookup_budget,
+            attempts: config.retry_attempts,
+            pauses: Pauses {
+                shortest: config.retry_backoff_min,
+                longest: config.retry_backoff_max,
+            },
+            retry_ratio: config.retry_budget_ratio,
+            retry_floor: config.retry_budget_floor,
+        },
+        committer: CommitterSettings {
+            commit_budget: config.commit_budget,
+            request_retention: config.request_id_retention,
+        },
+        memory: memory_mode(config),
+        journal_poll_interval: config.journal_poll_interval,
+        sweep_interval: config.sweep_interval,
+        journal_retention: config.journal_retention,
+        batch_concurrency: usize::try_from(config.batch_concurrency).unwrap_or(1),
+    })
+}
+
+/// How much is held in memory, by the configuration.
+pub fn memory_mode(config: &Config) -> MemoryMode {
+    match config.memory_mode {
+        config::MemoryMode::Whole => MemoryMode::Whole,
+        config::MemoryMode::Bounded => {
+            MemoryMode::Bounded(usize::try_from(config.memory_placements).unwrap_or(usize::MAX))
+        }
+    }
+}
+
+pub(super) fn policy_of(policy: AssignmentPolicy) -> Arc<dyn policy::AssignmentPolicy> {
+    match policy {
+        AssignmentPolicy::Rendezvous => Arc::new(Constrained(Rendezvous)),
+        AssignmentPolicy::LeastLoaded => Arc::new(Constrained(TwoChoices)),
+    }
+}
+
+/// How to serve, by the configuration.
+pub fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerSettings, AppError> {
+    let tls = match (&config.tls_cert, &config.tls_key) {
+        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        _ => None,
+    };
+    let tenants = match (&config.tenant_hash_key, config.clear_tenants) {
+        (_, true) => TenantLabel::clear(),
+        (Some(key), false) => TenantLabel::keyed(key.expose().as_bytes()),
+        (None, false) => TenantLabel::random(),
+    };
+    Ok(ServerSettings {
+        tls,
+        max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
+        threads: match config.serve_threads {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            count => count as usize,
+        },
+        connections: ConnectionSettings {
+            max_connections: config.max_connections,
+            handshake_timeout: config.handshake_timeout,
+            idle_timeout: config.idle_timeout,
+            max_age: config.max_connection_age,
+            age_grace: config.connection_grace,
+            keepalive_interval: config.keepalive_interval,
+            keepalive_timeout: config.keepalive_timeout,
+            max_concurrent_streams: config.max_concurrent_streams,
+            // HTTP/2 refuses without a reason; up to here the admission does, with one.
+            max_header_list: config.max_header_bytes.saturating_mul(2),
+        },
+        admission: AdmissionSettings {
+            max_queue_delay: config.max_queue_delay,
+            max_in_flight: config.max_in_flight,
+            max_refusal_hold: config.max_refusal_hold,
+            max_header_bytes: config.max_header_bytes,
+        },
+        drain_delay: config.drain_delay,
+        drain_timeout: config.drain_timeout,
+        draining: CancellationToken::new(),
+        overload: telemetry.overload_metrics(),
+        tracer: RpcTracer {
+            head: telemetry.head_sampler(),
+            late: telemetry.late_spans(),
+            metrics: telemetry.rpc_metrics(grpc::methods()),
+            tenants,
+        },
+        traced: telemetry.is_exporting(),
+    })
+}
+
+fn read(file: &std::path::Path) -> Result<Vec<u8>, AppError> {
+    let named = |source| AppError::Read { file: file.display().to_string(), source };
+    std::fs::read(file).map_err(named)
+}
+
+/// What telemetry does, by the configuration.
+pub fn telemetry_config(config: &Config) -> TelemetryConfig {
+    TelemetryConfig {
+        otlp_endpoint: config.otlp_endpoint.as_ref().map(ToString::to_string),
+        otlp_timeout: config.otlp_timeout,
+        trace_sample_ratio: config.trace_sample_ratio,
+        metrics_interval: config.metrics_interval,
+        log_format: match config.log_format {
+            config::LogFormat::Text => telemetry::LogFormat::Text,
+            config::LogFormat::Json => telemetry::LogFormat::Json,
+        },
+        log_filter: config.log_filter.clone(),
+    }
+}
