@@ -18,4 +18,5 @@ mod cloudwatch;
 mod data;
 mod events;
 mod provision;
+mod recovery;
 mod world;
