@@ -47,7 +47,7 @@ pub struct Backup {
     pub arn: String,
     /// Whole. Otherwise it is being made.
     pub available: bool,
-    /// When it was begun: it holds what was written before.
+    /// When it was begun. It holds what was written until a minute before, and perhaps what was until a minute after.
     pub created: Timestamp,
     pub bytes: u64,
 }

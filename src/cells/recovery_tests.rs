@@ -252,6 +252,26 @@ async fn a_drill_that_fails_cleans_up() {
     }
 }
 
+/// Should AWS ever restore the protection, or somebody set it, the temporary tables go all the same.
+#[tokio::test(start_paused = true)]
+async fn a_protected_temporary_table_goes_too() {
+    let stage = provisioned().await;
+    let id = stage.begin("drill", drill(&stage, Origin::Latest)).await;
+    let worker = tokio::spawn(stage.worker().run(tokio_util::sync::CancellationToken::new()));
+    let name = drill_table(TABLE, &id);
+    while !stage.cloud.observed().contains_key(&name) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stage.cloud.meddle(&name, |table| table.deletion_protection = true);
+    while !stage.records.operation(&id).await.unwrap().unwrap().ended() {
+        tokio::time::sleep(SETTINGS.interval).await;
+    }
+    assert_eq!(tables(&stage.cloud).len(), 2);
+    let all = stage.cloud.observed();
+    assert!(all.values().all(|table| table.deletion_protection), "the cell's own keep theirs");
+    worker.abort();
+}
+
 /// What is shown is kept though the clean-up fails, and what is left is told.
 #[tokio::test(start_paused = true)]
 async fn a_clean_up_that_fails_is_told() {

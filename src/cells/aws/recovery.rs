@@ -96,13 +96,13 @@ pub async fn restore(clients: &Clients, restoration: &Restoration) -> Result<(),
     let billing = on_demand.then_some(BillingMode::PayPerRequest);
     let restored = match from {
         RestoreFrom::Backup(arn) => {
-            let request = clients.dynamodb.restore_table_from_backup();
-            let request = request.backup_arn(arn).target_table_name(target);
-            done(request.set_billing_mode_override(billing).send().await)
+            let request = clients.dynamodb.restore_table_from_backup().backup_arn(arn);
+            done(request.target_table_name(target).set_billing_mode_override(billing).send().await)
         }
         RestoreFrom::PointInTime(point) => {
-            let request = clients.dynamodb.restore_table_to_point_in_time();
-            let request = request.source_table_name(&source.name).target_table_name(target);
+            let request =
+                clients.dynamodb.restore_table_to_point_in_time().target_table_name(target);
+            let request = request.source_table_name(&source.name);
             let request = request.restore_date_time(DateTime::from_millis(point.millis()));
             done(request.set_billing_mode_override(billing).send().await)
         }

@@ -302,6 +302,6 @@ mod tests {
         assert_eq!(many, few * 9, "once to digest, and eight times for an eighth of the keys");
         let (too_large, once) = compare(&source, &restored, 20);
         assert_eq!((too_large.matched, too_large.differences, once), (false, None, few));
-        assert_eq!(compare(&restored, &restored, 20).0.matched, true);
+        assert!(compare(&restored, &restored, 20).0.matched);
     }
 }

@@ -6,7 +6,7 @@ use super::{Comparison, Origin, Recovery, Side, drill_table, slot_of};
 use crate::cells::cloud::{CloudError, Restorable, Restoration, RestoreFrom, TableRef};
 use crate::cells::error::CellsError;
 use crate::cells::operation::{Goal, Operation};
-use crate::cells::plan::Wanted;
+use crate::cells::plan::{Change, Wanted};
 use crate::cells::worker::{Look, MAX_UNSEEN, Watched, Worker};
 use crate::domain::{Cell, CellId, Timestamp};
 
@@ -163,7 +163,7 @@ impl Worker {
         let pairs: Vec<_> = wanted.iter().map(pair).collect();
         let recovery = operation.recovery.get_or_insert_default();
         if recovery.failure.is_some() || recovery.compared.len() == pairs.len() {
-            return self.clean_up(operation, watch, &pairs).await;
+            return self.clean_up(operation, watch, &wanted, &pairs).await;
         }
         // What it comes to is written before anything else is done.
         match self.rehearse(operation, watch, &wanted, &pairs, from).await {
@@ -344,10 +344,11 @@ impl Worker {
         &self,
         operation: &mut Operation,
         watch: &mut Watched,
+        wanted: &[Wanted],
         pairs: &[Pair],
     ) -> Result<Look, CellsError> {
         let (mut going, mut left) = (0, Vec::new());
-        for Pair { source, target } in pairs {
+        for (wanted, Pair { source, target }) in wanted.iter().zip(pairs) {
             let Some(is) = self.cloud.observe(target).await? else { continue };
             if is.restored_from.as_deref() != Some(source.name.as_str()) {
                 left.push(format!("{}: it was not restored by this drill", target.name));
@@ -356,6 +357,12 @@ impl Worker {
             match is.status.as_str() {
                 // Neither takes a deletion.
                 "DELETING" | "CREATING" | "UPDATING" => going += 1,
+                // Not that we ever protect one.
+                _ if is.deletion_protection => {
+                    going += 1;
+                    let target = Wanted { name: target.name.clone(), ..wanted.clone() };
+                    self.cloud.apply(&target, &Change::SetDeletionProtection(false)).await?;
+                }
                 _ => match self.cloud.delete(target).await {
                     Ok(()) => {
                         going += 1;
