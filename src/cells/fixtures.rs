@@ -150,6 +150,8 @@ pub struct FakeCloud {
     pub clock: Mutex<Option<Clock>>,
     /// Whether DeleteTable is refused for tables whose name holds this.
     pub undeletable: Mutex<Option<String>>,
+    /// A table that is gone from this call on, and the call's number.
+    pub vanishing: Mutex<Option<(usize, String)>>,
     /// Whether restores are refused that are not of the first table.
     pub unrestorable: AtomicBool,
 }
@@ -274,6 +276,9 @@ impl FakeCloud {
     async fn call<T>(&self, effect: impl FnOnce() -> T) -> T {
         let number = self.calls.fetch_add(1, Ordering::SeqCst);
         let stop = *self.stop.lock();
+        if let Some((_, name)) = self.vanishing.lock().take_if(|(at, _)| *at <= number) {
+            self.tables.lock().retain(|table, _| table.name != name);
+        }
         if stop == Some(Stop::Before(number)) {
             self.halt().await;
         }
