@@ -12,8 +12,10 @@ use crate::domain::{Cell, CellId, Timestamp};
 
 const DAY_MILLIS: i64 = 24 * 3600 * 1000;
 
-/// How long a look goes on comparing. Short, so that other operations get on meanwhile and the beat is seen.
-const COMPARING: Duration = Duration::from_secs(1);
+/// How long a look goes on comparing, at most, and at most this part of the time to a taking over. Short, so that other operations get
+/// on meanwhile and the beat is seen.
+const COMPARING: Duration = Duration::from_secs(5);
+const PART_OF_TAKEOVER: u32 = 4;
 
 /// Looks in a row that find no temporary table, until a drill that failed takes them for gone: a restore that a dead worker asked for may
 /// show late.
@@ -223,6 +225,7 @@ impl Worker {
         }
         let Some((_, comparison)) = watch.comparison.as_mut() else { return Ok(()) };
         let began = tokio::time::Instant::now();
+        let enough = COMPARING.min(self.settings.takeover / PART_OF_TAKEOVER);
         while let Some((side, from)) = comparison.next() {
             let table = match side {
                 Side::Source => &pair.source,
@@ -231,7 +234,7 @@ impl Worker {
             let page = self.cloud.page(table, from).await?;
             comparison.take(page);
             tokio::time::sleep(self.settings.page_pause).await;
-            if began.elapsed() > COMPARING {
+            if began.elapsed() > enough {
                 break;
             }
         }
