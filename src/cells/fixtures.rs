@@ -1,5 +1,7 @@
 //! For the tests: a cloud that takes its time, refuses, and stops the world at any of its calls.
 
+mod restore;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,9 +11,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::cloud::{
-    Backup, Cloud, CloudError, Page, Restorable, Restoration, RestoreFrom, TableRef,
-};
+use super::cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, TableRef};
 use super::data::Item;
 use super::plan::{Change, Feature, Observed, ObservedIndex, Wanted};
 use super::records::Cells;
@@ -216,52 +216,6 @@ impl FakeCloud {
     fn time(&self) -> Timestamp {
         let clock = self.clock.lock();
         clock.as_ref().map_or(Timestamp::from_millis(0).unwrap(), Clock::now)
-    }
-
-    fn begin_restore(&self, restoration: &Restoration) -> Result<(), CloudError> {
-        let refused =
-            |code: &str| Err(CloudError::Refused { code: code.to_owned(), detail: String::new() });
-        if self.unrestorable.load(Ordering::SeqCst) && self.restored.load(Ordering::SeqCst) > 0 {
-            return refused("AccessDeniedException");
-        }
-        let target = TableRef { name: restoration.target.clone(), ..restoration.source.clone() };
-        let mut tables = self.tables.lock();
-        if tables.contains_key(&target) {
-            return Err(CloudError::Busy { code: "TableAlreadyExistsException".to_owned() });
-        }
-        let backups = self.backups.lock();
-        let items = match &restoration.from {
-            RestoreFrom::Backup(name) => {
-                let mut backups = backups.get(&restoration.source).into_iter().flatten();
-                let Some(found) = backups.find(|one| one.name == *name) else {
-                    return refused("BackupNotFoundException");
-                };
-                found.items.clone()
-            }
-            RestoreFrom::PointInTime(_) => match tables.get(&restoration.source) {
-                Some(source) => source.items.clone(),
-                None => return refused("TableNotFoundException"),
-            },
-        };
-        let Some(source) = tables.get(&restoration.source) else {
-            return refused("TableNotFoundException");
-        };
-        // What DynamoDB does not restore.
-        let observed = Observed {
-            status: "CREATING".to_owned(),
-            stream: None,
-            deletion_protection: false,
-            ttl_attribute: Feature::Known(None),
-            recovery_days: Feature::Known(None),
-            tags: Feature::Known(BTreeMap::new()),
-            scaling: Feature::Known(BTreeMap::new()),
-            restored_from: Some(restoration.source.name.clone()),
-            units: source.observed.units.clone().filter(|_| !restoration.on_demand),
-            ..source.observed.clone()
-        };
-        self.restored.fetch_add(1, Ordering::SeqCst);
-        tables.insert(target, Table { observed, changing: LOOKS, going: false, items });
-        Ok(())
     }
 
     /// Somebody deletes a table, which takes these looks.
