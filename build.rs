@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 6] = [
+const PROTOS: [&str; 7] = [
     "cells/v1/types.proto",
     "cells/v1/directory.proto",
     "cells/v1/admin.proto",
     "cells/v1/tables.proto",
     "cells/v1/data.proto",
     "cells/v1/events.proto",
+    "cells/v1/recovery.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,12 +1,16 @@
 //! What serves and works on cells' tables: clients of their own, so that what they are denied is not the routing table's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::AppError;
 use super::settings::table_names;
 use crate::cells::data::CellData;
 use crate::cells::events::CellEvents;
-use crate::cells::{AwsCloud, CellRecords, Cloud, Regions, Registrar, Worker, WorkerSettings};
+use crate::cells::{
+    AwsCloud, CellRecords, Cloud, Regions, Registrar, Scheduler, SchedulerSettings, Worker,
+    WorkerSettings,
+};
 use crate::config::Config;
 use crate::directory::{Clock, Directory, Randomness};
 use crate::grpc::Items;
@@ -41,9 +45,16 @@ impl Cells {
             settings: WorkerSettings {
                 interval: config.operations_interval,
                 takeover: config.operations_takeover,
+                page_pause: Duration::from_secs(1) / config.drill_pages_per_second.max(1),
             },
         };
         tasks.spawn("operations", |stop| worker.run(stop));
+        let scheduler = Scheduler {
+            records: records.clone(),
+            clock: Clock::system(),
+            settings: SchedulerSettings { interval: config.backups_interval },
+        };
+        tasks.spawn("backups", |stop| scheduler.run(stop));
         let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
         let table = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control, table, config.events_lease);

@@ -5,6 +5,7 @@
 mod build;
 mod meters;
 mod observe;
+mod recovery;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,13 +19,14 @@ use aws_sdk_applicationautoscaling::types::{
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
-    BackupStatus, CreateReplicationGroupMemberAction, DeleteReplicationGroupMemberAction,
+    CreateReplicationGroupMemberAction, DeleteReplicationGroupMemberAction,
     PointInTimeRecoverySpecification, ReplicationGroupUpdate, StreamSpecification,
     TimeToLiveSpecification,
 };
 use parking_lot::Mutex;
 
-use super::cloud::{Cloud, CloudError, TableRef};
+use super::cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, TableRef};
+use super::data::Item;
 use super::plan::{Change, Dimension, Observed, Wanted};
 use super::table_set::{Autoscaling, Billing};
 use crate::domain::Region;
@@ -193,27 +195,28 @@ impl Cloud for AwsCloud {
         Ok(page.count > 0 || page.last_evaluated_key.is_some())
     }
 
-    async fn back_up(&self, table: &TableRef, backup: &str) -> Result<bool, CloudError> {
-        let clients = self.0.clients(&table.region);
-        let mut from = None;
-        loop {
-            let list = clients.dynamodb.list_backups().table_name(&table.name);
-            let page = list.set_exclusive_start_backup_arn(from).send().await;
-            let page = page.map_err(|error| cloud_error(&error))?;
-            let ours = |found: &&aws_sdk_dynamodb::types::BackupSummary| {
-                found.backup_name() == Some(backup)
-                    && found.backup_status() != Some(&BackupStatus::Deleted)
-            };
-            if let Some(found) = page.backup_summaries().iter().find(ours) {
-                return Ok(found.backup_status() == Some(&BackupStatus::Available));
-            }
-            from = page.last_evaluated_backup_arn;
-            if from.is_none() {
-                break;
-            }
-        }
-        let create = clients.dynamodb.create_backup().table_name(&table.name).backup_name(backup);
-        done(create.send().await).map(|()| false)
+    async fn backups(&self, table: &TableRef) -> Result<Vec<Backup>, CloudError> {
+        recovery::backups(&self.0.clients(&table.region), table).await
+    }
+
+    async fn create_backup(&self, table: &TableRef, name: &str) -> Result<(), CloudError> {
+        recovery::create_backup(&self.0.clients(&table.region), table, name).await
+    }
+
+    async fn delete_backup(&self, table: &TableRef, backup: &Backup) -> Result<(), CloudError> {
+        recovery::delete_backup(&self.0.clients(&table.region), backup).await
+    }
+
+    async fn restorable(&self, table: &TableRef) -> Result<Restorable, CloudError> {
+        recovery::restorable(&self.0.clients(&table.region), table).await
+    }
+
+    async fn restore(&self, restoration: &Restoration) -> Result<(), CloudError> {
+        recovery::restore(&self.0.clients(&restoration.source.region), restoration).await
+    }
+
+    async fn page(&self, table: &TableRef, from: Option<&Item>) -> Result<Page, CloudError> {
+        recovery::page(&self.0.clients(&table.region), table, from).await
     }
 
     async fn delete(&self, table: &TableRef) -> Result<(), CloudError> {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::table_set::{
-    Autoscaling, Billing, Encryption, KeyAttribute, KeyType, Projection, Provision, StreamView,
-    TableSet, TableSpec, Throughput,
+    Autoscaling, BackupSchedule, Billing, Encryption, KeyAttribute, KeyType, Projection, Provision,
+    StreamView, TableSet, TableSpec, Throughput,
 };
 use crate::domain::{Cell, CellId};
 
@@ -29,6 +29,11 @@ const UNITS: RangeInclusive<u64> = 1..=40_000;
 const TARGET_PERCENT: RangeInclusive<u8> = 20..=90;
 const RECOVERY_DAYS: RangeInclusive<u8> = 1..=35;
 const MAX_REPLICAS: usize = 10;
+/// Ours, not AWS's: backups are kept for as long as one likes, and made as often.
+const EVERY_HOURS: RangeInclusive<u32> = 1..=720;
+const KEEP_DAYS: RangeInclusive<u32> = 1..=3650;
+/// Backups of a table that a schedule keeps: they are listed with every look.
+const MAX_KEPT: u32 = 1000;
 
 /// Tags that we set.
 pub const OUR_TAGS: [&str; 3] = ["cell", "table-set", "managed-by"];
@@ -76,6 +81,9 @@ pub fn table_set(set: &TableSet) -> Vec<Violation> {
         }
     }
     check_tags(&mut checked, &set.tags);
+    if let Some(schedule) = &set.backups {
+        check_backups(&mut checked, schedule);
+    }
     checked.violations
 }
 
@@ -97,6 +105,29 @@ pub fn for_cell(set: &TableSet, prefix: &str, cell: &Cell) -> Vec<Violation> {
         }
     }
     checked.violations
+}
+
+fn check_backups(checked: &mut Checked, schedule: &BackupSchedule) {
+    let BackupSchedule { every_hours, keep_days } = *schedule;
+    let field = "table_set.backups.every_hours";
+    let every = EVERY_HOURS.contains(&every_hours);
+    checked.require(every, field, format!("is {every_hours}; 1 to 720 are allowed"));
+    let field = "table_set.backups.keep_days";
+    if !KEEP_DAYS.contains(&keep_days) {
+        return checked.no(field, format!("is {keep_days}; 1 to 3,650 are allowed"));
+    }
+    let hours = keep_days.saturating_mul(24);
+    checked.require(
+        hours >= every_hours,
+        field,
+        "is less than the time between two backups: keep them for longer, or make more",
+    );
+    let kept = hours / every_hours.max(1);
+    checked.require(
+        !every || kept <= MAX_KEPT,
+        field,
+        format!("keeps {kept} backups of each table; at most {MAX_KEPT} are allowed"),
+    );
 }
 
 fn name_allowed(name: &str) -> bool {

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 
+use super::data::Item;
 use super::plan::{Change, Observed, Wanted};
-use crate::domain::Region;
+use crate::domain::{Region, Timestamp};
 
 #[async_trait]
 pub trait Cloud: Send + Sync + 'static {
@@ -16,11 +17,77 @@ pub trait Cloud: Send + Sync + 'static {
     /// Whether the table holds any item, by a consistent read.
     async fn holds_data(&self, table: &TableRef) -> Result<bool, CloudError>;
 
-    /// Makes a backup of this name unless there is one; answers whether it is there and whole.
-    async fn back_up(&self, table: &TableRef, backup: &str) -> Result<bool, CloudError>;
+    /// The on-demand backups of a table, whoever made them. They outlive it.
+    async fn backups(&self, table: &TableRef) -> Result<Vec<Backup>, CloudError>;
+
+    /// Begins a backup. Repeated, it makes another of the same name: look before.
+    async fn create_backup(&self, table: &TableRef, name: &str) -> Result<(), CloudError>;
+
+    /// Deletes one. May be repeated.
+    async fn delete_backup(&self, table: &TableRef, backup: &Backup) -> Result<(), CloudError>;
+
+    /// To which times a table can be set back.
+    async fn restorable(&self, table: &TableRef) -> Result<Restorable, CloudError>;
+
+    /// Begins to restore into a new table. `Busy` where there is a table of that name.
+    async fn restore(&self, restoration: &Restoration) -> Result<(), CloudError>;
+
+    /// A page of at most 1 MB of a table's items, by a consistent read; `from`: after this key.
+    async fn page(&self, table: &TableRef, from: Option<&Item>) -> Result<Page, CloudError>;
 
     /// Begins to delete a table and what scales it. May be repeated.
     async fn delete(&self, table: &TableRef) -> Result<(), CloudError>;
+}
+
+/// An on-demand backup of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    pub name: String,
+    /// As AWS identifies it.
+    pub arn: String,
+    /// Whole. Otherwise it is being made.
+    pub available: bool,
+    /// When it was begun. It holds what was written until a minute before, and perhaps what was until a minute after.
+    pub created: Timestamp,
+    pub bytes: u64,
+}
+
+/// To which times a table can be set back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restorable {
+    /// Point-in-time recovery is off.
+    Off,
+    Between {
+        earliest: Timestamp,
+        latest: Timestamp,
+        days: u8,
+    },
+    NoTable,
+}
+
+/// A new table with what another one held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restoration {
+    pub source: TableRef,
+    /// The new table's name, in the same Region.
+    pub target: String,
+    pub from: RestoreFrom,
+    /// Billed on demand, however the source is. Otherwise as the source.
+    pub on_demand: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreFrom {
+    /// A backup, by its ARN.
+    Backup(String),
+    PointInTime(Timestamp),
+}
+
+/// Items of a table, and where to go on; `None`: these were the last.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Page {
+    pub items: Vec<Item>,
+    pub next: Option<Item>,
 }
 
 /// A table by where it is.

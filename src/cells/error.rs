@@ -34,6 +34,13 @@ pub enum CellsError {
     InUse { cell: CellId, obstacles: Vec<String> },
     #[error("the usage cannot be analysed: {problem}")]
     NotAnalyzed { problem: String },
+    #[error("{cell} has no backup of this name")]
+    BackupNotFound { cell: CellId },
+    /// Why what was asked for cannot be restored.
+    #[error("{cell} cannot be restored from this")]
+    NotRestorable { cell: CellId, obstacles: Vec<String> },
+    #[error("{cell} had no such drill")]
+    DrillNotFound { cell: CellId },
     #[error("the request id was used for another request")]
     RequestIdReused,
 }

@@ -1,14 +1,18 @@
 //! For the tests: a cloud that takes its time, refuses, and stops the world at any of its calls.
 
+mod restore;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use aws_sdk_dynamodb::types::AttributeValue;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::cloud::{Cloud, CloudError, TableRef};
+use super::cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, TableRef};
+use super::data::Item;
 use super::plan::{Change, Feature, Observed, ObservedIndex, Wanted};
 use super::records::Cells;
 use super::table_set::{
@@ -16,7 +20,7 @@ use super::table_set::{
     StreamView, TableClass, TableSet, TableSetId, TableSpec, Throughput,
 };
 use super::template::KeyTemplate;
-use crate::directory::Error;
+use crate::directory::{Clock, Error};
 use crate::domain::{
     Cell, CellId, CellState, Endpoint, Labels, Region, Sequence, Timestamp, Weight,
 };
@@ -62,6 +66,7 @@ pub fn table_set(tables: Vec<TableSpec>) -> TableSet {
         created: Timestamp::from_millis(0).unwrap(),
         tables,
         tags: [("environment".to_owned(), "test".to_owned())].into(),
+        backups: None,
     }
 }
 
@@ -89,7 +94,10 @@ pub struct OneCell(pub Mutex<Cell>);
 impl Cells for OneCell {
     async fn cell(&self, id: &CellId) -> Result<Option<Arc<Cell>>, Error> {
         let cell = self.0.lock().clone();
-        Ok((cell.id == *id).then(|| Arc::new(cell)))
+        // Any other is as this one, but cordoned.
+        let other =
+            Cell { id: id.clone(), state: CellState::Cordoned, placements: 0, ..cell.clone() };
+        Ok(Some(Arc::new(if cell.id == *id { cell } else { other })))
     }
 }
 
@@ -108,7 +116,20 @@ struct Table {
     changing: u32,
     /// Being deleted: gone after these looks.
     going: bool,
-    data: bool,
+    items: Items,
+}
+
+/// By their keys.
+pub type Items = BTreeMap<String, u8>;
+
+/// A backup of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FakeBackup {
+    pub name: String,
+    pub created: Timestamp,
+    items: Items,
+    /// Looks until it is whole.
+    making: u32,
 }
 
 /// AWS, by its rules as far as they matter here: a table in change takes no other change.
@@ -122,7 +143,17 @@ pub struct FakeCloud {
     /// How often CreateTable is refused for the number of tables in change.
     pub throttled: AtomicUsize,
     pub created: AtomicUsize,
-    pub backups: Mutex<BTreeMap<TableRef, String>>,
+    pub restored: AtomicUsize,
+    /// By table, the oldest first.
+    pub backups: Mutex<BTreeMap<TableRef, Vec<FakeBackup>>>,
+    /// For what is made. A table can be set back to any time until a minute ago, as it is now.
+    pub clock: Mutex<Option<Clock>>,
+    /// Whether DeleteTable is refused for tables whose name holds this.
+    pub undeletable: Mutex<Option<String>>,
+    /// A table that is gone from this call on, and the call's number.
+    pub vanishing: Mutex<Option<(usize, String)>>,
+    /// Whether restores are refused that are not of the first table.
+    pub unrestorable: AtomicBool,
 }
 
 /// Looks until a change has taken effect.
@@ -152,7 +183,39 @@ impl FakeCloud {
     }
 
     pub fn put_data(&self, name: &str) {
-        self.tables.lock().iter_mut().find(|(table, _)| table.name == name).unwrap().1.data = true;
+        self.put_item(name, "a", 1);
+    }
+
+    pub fn put_item(&self, name: &str, key: &str, value: u8) {
+        let mut tables = self.tables.lock();
+        let table = tables.iter_mut().find(|(table, _)| table.name == name).unwrap().1;
+        table.items.insert(key.to_owned(), value);
+    }
+
+    pub fn remove_item(&self, name: &str, key: &str) {
+        let mut tables = self.tables.lock();
+        let table = tables.iter_mut().find(|(table, _)| table.name == name).unwrap().1;
+        table.items.remove(key);
+    }
+
+    pub fn items(&self, name: &str) -> Items {
+        let tables = self.tables.lock();
+        tables.iter().find(|(table, _)| table.name == name).unwrap().1.items.clone()
+    }
+
+    /// Of all tables, by their names on AWS.
+    pub fn backup_names(&self) -> Vec<(String, String)> {
+        let backups = self.backups.lock();
+        let of_table = |(table, backups): (&TableRef, &Vec<FakeBackup>)| {
+            let named = |one: &FakeBackup| (table.name.clone(), one.name.clone());
+            backups.iter().map(named).collect::<Vec<_>>()
+        };
+        backups.iter().flat_map(of_table).collect()
+    }
+
+    fn time(&self) -> Timestamp {
+        let clock = self.clock.lock();
+        clock.as_ref().map_or(Timestamp::from_millis(0).unwrap(), Clock::now)
     }
 
     /// Somebody deletes a table, which takes these looks.
@@ -167,6 +230,9 @@ impl FakeCloud {
     async fn call<T>(&self, effect: impl FnOnce() -> T) -> T {
         let number = self.calls.fetch_add(1, Ordering::SeqCst);
         let stop = *self.stop.lock();
+        if let Some((_, name)) = self.vanishing.lock().take_if(|(at, _)| *at <= number) {
+            self.tables.lock().retain(|table, _| table.name != name);
+        }
         if stop == Some(Stop::Before(number)) {
             self.halt().await;
         }
@@ -221,11 +287,12 @@ impl FakeCloud {
             items: 0,
             bytes: 0,
             created: None,
+            restored_from: None,
         };
         let mut tables = self.tables.lock();
         tables.entry(TableRef::from(wanted)).or_insert_with(|| {
             self.created.fetch_add(1, Ordering::SeqCst);
-            Table { observed, changing: LOOKS, going: false, data: false }
+            Table { observed, changing: LOOKS, going: false, items: Items::new() }
         });
         Ok(())
     }
@@ -311,15 +378,85 @@ impl Cloud for FakeCloud {
     }
 
     async fn holds_data(&self, table: &TableRef) -> Result<bool, CloudError> {
-        self.call(|| Ok(self.tables.lock().get(table).is_some_and(|table| table.data))).await
+        self.call(|| Ok(self.tables.lock().get(table).is_some_and(|table| !table.items.is_empty())))
+            .await
     }
 
-    async fn back_up(&self, table: &TableRef, backup: &str) -> Result<bool, CloudError> {
+    async fn backups(&self, table: &TableRef) -> Result<Vec<Backup>, CloudError> {
         self.call(|| {
             let mut backups = self.backups.lock();
-            let there = backups.contains_key(table);
-            backups.entry(table.clone()).or_insert_with(|| backup.to_owned());
-            Ok(there)
+            let shown = |one: &mut FakeBackup| {
+                let available = one.making == 0;
+                one.making = one.making.saturating_sub(1);
+                let (name, arn) = (one.name.clone(), one.name.clone());
+                Backup { name, arn, available, created: one.created, bytes: 0 }
+            };
+            Ok(backups.get_mut(table).into_iter().flatten().map(shown).collect())
+        })
+        .await
+    }
+
+    async fn create_backup(&self, table: &TableRef, name: &str) -> Result<(), CloudError> {
+        self.call(|| {
+            let tables = self.tables.lock();
+            let Some(is) = tables.get(table) else {
+                let code = "TableNotFoundException".to_owned();
+                return Err(CloudError::Refused { code, detail: String::new() });
+            };
+            let (name, items) = (name.to_owned(), is.items.clone());
+            let backup = FakeBackup { name, created: self.time(), items, making: LOOKS };
+            self.backups.lock().entry(table.clone()).or_default().push(backup);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_backup(&self, table: &TableRef, backup: &Backup) -> Result<(), CloudError> {
+        self.call(|| {
+            let mut backups = self.backups.lock();
+            backups.entry(table.clone()).or_default().retain(|one| one.name != backup.arn);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn restorable(&self, table: &TableRef) -> Result<Restorable, CloudError> {
+        self.call(|| {
+            let tables = self.tables.lock();
+            let Some(is) = tables.get(table) else { return Ok(Restorable::NoTable) };
+            let days = is.observed.recovery_days.known().copied().flatten();
+            let ago = |millis: i64| Timestamp::from_millis(self.time().millis() - millis).unwrap();
+            Ok(days.map_or(Restorable::Off, |days| Restorable::Between {
+                earliest: ago(i64::from(days) * 24 * 3600 * 1000),
+                latest: ago(60_000),
+                days,
+            }))
+        })
+        .await
+    }
+
+    async fn restore(&self, restoration: &Restoration) -> Result<(), CloudError> {
+        self.call(|| self.begin_restore(restoration)).await
+    }
+
+    async fn page(&self, table: &TableRef, from: Option<&Item>) -> Result<Page, CloudError> {
+        self.call(|| {
+            let tables = self.tables.lock();
+            let Some(is) = tables.get(table) else {
+                let code = "ResourceNotFoundException".to_owned();
+                return Err(CloudError::Refused { code, detail: String::new() });
+            };
+            let text = |value: &str| AttributeValue::S(value.to_owned());
+            let after = from.and_then(|key| key["PK"].as_s().ok());
+            let rest: Vec<_> = is.items.iter().skip_while(|(key, _)| Some(*key) <= after).collect();
+            let item = |(key, value): &(&String, &u8)| {
+                let pair = |name: &str, value| (name.to_owned(), value);
+                let value = AttributeValue::N(value.to_string());
+                Item::from([pair("PK", text(key)), pair("SK", text("-")), pair("V", value)])
+            };
+            let items: Vec<_> = rest.iter().take(2).map(item).collect();
+            let next = (rest.len() > 2).then(|| items[1].clone());
+            Ok(Page { items, next })
         })
         .await
     }
@@ -327,9 +464,14 @@ impl Cloud for FakeCloud {
     async fn delete(&self, table: &TableRef) -> Result<(), CloudError> {
         self.call(|| {
             if let Some(is) = self.tables.lock().get_mut(table) {
-                if is.observed.deletion_protection {
+                let kept = self.undeletable.lock();
+                let kept = kept.as_ref().is_some_and(|part| table.name.contains(part));
+                if is.observed.deletion_protection || kept {
                     let code = "ValidationException".to_owned();
                     return Err(CloudError::Refused { code, detail: "protected".to_owned() });
+                }
+                if is.changing > 0 {
+                    return Err(CloudError::Busy { code: "ResourceInUseException".to_owned() });
                 }
                 (is.going, is.changing) = (true, LOOKS);
                 is.observed.status = "DELETING".to_owned();

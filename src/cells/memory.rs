@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::capacity::{Metered, Meters};
-use super::cloud::{Cloud, CloudError, TableRef};
-use super::operation::{Goal, Operation, OperationId, OperationState};
+use super::cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, TableRef};
+use super::data::Item;
+use super::operation::{Operation, OperationId, OperationState};
 use super::plan::{Change, Observed, Wanted};
 use super::records::{CellRecords, CellTablesRecord, Started};
 use super::table_set::{TableSet, TableSetId};
@@ -60,6 +61,16 @@ impl CellRecords for MemoryRecords {
         Ok(self.cells.lock().get(cell).cloned())
     }
 
+    async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError> {
+        Ok(self.cells.lock().values().cloned().collect())
+    }
+
+    async fn drills(&self, cell: &CellId) -> Result<Vec<Operation>, StoreError> {
+        let operations = self.operations.lock();
+        let drills = operations.values().filter(|operation| operation.cell == *cell);
+        Ok(drills.filter(|operation| operation.is_drill()).cloned().collect())
+    }
+
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         Ok(self.operations.lock().get(id).cloned())
     }
@@ -89,12 +100,12 @@ impl CellRecords for MemoryRecords {
             return Ok(false);
         }
         *stored = operation.clone();
-        if operation.state == OperationState::Succeeded {
-            let (set, version) = operation.goal.set();
-            let tables = matches!(operation.goal, Goal::Provision { .. });
+        if operation.state == OperationState::Succeeded
+            && let Some(tables) = operation.goal.leaves()
+        {
             let record = CellTablesRecord {
                 cell: operation.cell.clone(),
-                tables: tables.then(|| (set.clone(), version)),
+                tables: tables.map(|(set, version)| (set.clone(), version)),
                 operation: None,
             };
             self.cells.lock().insert(operation.cell.clone(), record);
@@ -120,7 +131,27 @@ impl Cloud for NoCloud {
         Err(CloudError::Unsupported)
     }
 
-    async fn back_up(&self, _: &TableRef, _: &str) -> Result<bool, CloudError> {
+    async fn backups(&self, _: &TableRef) -> Result<Vec<Backup>, CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn create_backup(&self, _: &TableRef, _: &str) -> Result<(), CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn delete_backup(&self, _: &TableRef, _: &Backup) -> Result<(), CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn restorable(&self, _: &TableRef) -> Result<Restorable, CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn restore(&self, _: &Restoration) -> Result<(), CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn page(&self, _: &TableRef, _: Option<&Item>) -> Result<Page, CloudError> {
         Err(CloudError::Unsupported)
     }
 

@@ -23,6 +23,9 @@ mod memory;
 mod operation;
 mod plan;
 mod records;
+mod recovery;
+#[cfg(test)]
+mod recovery_tests;
 mod registrar;
 mod table_set;
 mod template;
@@ -32,16 +35,20 @@ mod worker_tests;
 
 pub use aws::{AwsCloud, Regions};
 pub use check::Violation;
-pub use cloud::{Cloud, CloudError, TableRef};
+pub use cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, RestoreFrom, TableRef};
 pub use error::CellsError;
 pub use memory::{MemoryRecords, NoCloud};
 pub use operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
 pub use plan::{Change, Feature, Observed, ObservedIndex, Plan, TablePlan, Wanted};
 pub use records::{CellRecords, CellTablesRecord, Cells, Started};
+pub use recovery::{
+    CellBackup, Compared, DrillOutcome, DrillSource, Origin, Recovery, RecoveryStatus, Scheduler,
+    SchedulerSettings, TableRecovery, Tallied, drill_table,
+};
 pub use registrar::{Registrar, Removal};
 pub use table_set::{
-    Autoscaling, Billing, Encryption, IndexSpec, KeyAttribute, KeyType, Projection, Provision,
-    StreamView, TableClass, TableSet, TableSetId, TableSpec, Throughput,
+    Autoscaling, BackupSchedule, Billing, Encryption, IndexSpec, KeyAttribute, KeyType, Projection,
+    Provision, StreamView, TableClass, TableSet, TableSetId, TableSpec, Throughput,
 };
 pub use template::KeyTemplate;
 pub use worker::{Worker, WorkerSettings};

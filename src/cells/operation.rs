@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::recovery::{Origin, Recovery};
 use super::table_set::TableSetId;
 use crate::domain::{CellId, Invalid, Timestamp};
 
@@ -48,14 +49,33 @@ pub enum Goal {
     Provision { set: TableSetId, version: u64 },
     /// The cell has no tables.
     Deprovision { set: TableSetId, version: u64, delete_data: bool, final_backup: FinalBackup },
+    /// Every table of the cell has a backup of this name. `keep_days`: scheduled ones that are older have gone.
+    BackUp { set: TableSetId, version: u64, backup: String, keep_days: Option<u32> },
+    /// The cell has tables with what the source's held.
+    Restore { set: TableSetId, version: u64, source: CellId, from: Origin },
+    /// It is known whether the cell's tables can be restored.
+    Drill { set: TableSetId, version: u64, from: Origin },
 }
 
 impl Goal {
     pub fn set(&self) -> (&TableSetId, u64) {
         match self {
-            Goal::Provision { set, version } | Goal::Deprovision { set, version, .. } => {
-                (set, *version)
+            Goal::Provision { set, version }
+            | Goal::Deprovision { set, version, .. }
+            | Goal::BackUp { set, version, .. }
+            | Goal::Restore { set, version, .. }
+            | Goal::Drill { set, version, .. } => (set, *version),
+        }
+    }
+
+    /// What tables the cell has once this has succeeded; `None`: those that it had.
+    pub fn leaves(&self) -> Option<Option<(&TableSetId, u64)>> {
+        match self {
+            Goal::Provision { set, version } | Goal::Restore { set, version, .. } => {
+                Some(Some((set, *version)))
             }
+            Goal::Deprovision { .. } => Some(None),
+            Goal::BackUp { .. } | Goal::Drill { .. } => None,
         }
     }
 }
@@ -104,6 +124,9 @@ pub struct Operation {
     pub notes: Vec<String>,
     /// Why it failed.
     pub error: Option<String>,
+    /// What a restore or a drill has found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
     /// Raised by each worker that takes over.
     pub worker_epoch: u64,
     /// Changed by the worker as long as it is alive.
@@ -125,6 +148,7 @@ impl Operation {
             steps_left: 0,
             notes: Vec::new(),
             error: None,
+            recovery: None,
             worker_epoch: 0,
             beat: 0,
         }
@@ -132,6 +156,10 @@ impl Operation {
 
     pub fn ended(&self) -> bool {
         self.state != OperationState::Running
+    }
+
+    pub fn is_drill(&self) -> bool {
+        matches!(self.goal, Goal::Drill { .. })
     }
 
     /// Notes a step that was done.

@@ -106,6 +106,8 @@ pub struct Observed {
     pub bytes: u64,
     /// In seconds since 1970, where the endpoint says so.
     pub created: Option<i64>,
+    /// The table that it was restored from, by name; `None`: it was made empty.
+    pub restored_from: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -62,6 +62,12 @@ pub trait CellRecords: Send + Sync + 'static {
 
     async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError>;
 
+    /// What every cell has that ever had tables. One item a cell.
+    async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError>;
+
+    /// A cell's drills, as of their last steps, in any order. They are kept for longer than other operations.
+    async fn drills(&self, cell: &CellId) -> Result<Vec<Operation>, StoreError>;
+
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError>;
 
     /// All operations that are kept, in the order of their ids.

@@ -74,7 +74,8 @@ impl Registrar {
                 }
             }
             if let Some(present) = &present
-                && (&present.tables, &present.tags) == (&set.tables, &set.tags)
+                && (&present.tables, &present.tags, &present.backups)
+                    == (&set.tables, &set.tags, &set.backups)
             {
                 return Ok(present.clone());
             }
@@ -115,7 +116,8 @@ impl Registrar {
         request: Option<&Request>,
     ) -> Result<Operation, CellsError> {
         let (cell, set) = self.checked(cell, set).await?;
-        self.start(&cell.id, Goal::Provision { set: set.id, version: set.version }, request).await
+        let (set, version) = (set.id, set.version);
+        self.start(&cell.id, |_| Goal::Provision { set, version }, request).await
     }
 
     /// Begins to remove a cell's tables.
@@ -145,7 +147,7 @@ impl Registrar {
         }
         let Removal { delete_data, final_backup } = removal;
         let goal = Goal::Deprovision { set, version, delete_data, final_backup };
-        self.start(&cell.id, goal, request).await
+        self.start(&cell.id, |_| goal, request).await
     }
 
     /// Refuses to lose sight of tables: a cell that has some, or is about to, is not to be unregistered.
@@ -201,7 +203,7 @@ impl Registrar {
     }
 
     /// The operation that this very request began before, if any.
-    async fn begun(
+    pub(super) async fn begun(
         &self,
         cell: &CellId,
         request: Option<&Request>,
@@ -214,10 +216,11 @@ impl Registrar {
         }
     }
 
-    async fn start(
+    /// Begins an operation. `goal`: by the operation's id, of which names are made.
+    pub(super) async fn start(
         &self,
         cell: &CellId,
-        goal: Goal,
+        goal: impl FnOnce(&OperationId) -> Goal,
         request: Option<&Request>,
     ) -> Result<Operation, CellsError> {
         if let Some(begun) = self.begun(cell, request).await? {
@@ -230,6 +233,7 @@ impl Registrar {
                 (operation_id(format!("op-{random:032x}"))?, String::new())
             }
         };
+        let goal = goal(&id);
         let operation = Operation::new(id, cell.clone(), goal, digest, self.directory.now());
         match self.records.start(&operation).await.map_err(open)? {
             Started::Started => Ok(operation),

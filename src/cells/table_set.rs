@@ -41,6 +41,18 @@ pub struct TableSet {
     pub tables: Vec<TableSpec>,
     /// Tags of every table, beside `cell`, `table-set` and `managed-by`.
     pub tags: BTreeMap<String, String>,
+    /// When the tables are backed up; `None`: never.
+    #[serde(default)]
+    pub backups: Option<BackupSchedule>,
+}
+
+/// When a cell's tables are backed up, and for how long that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSchedule {
+    /// Between two backups, 1-720.
+    pub every_hours: u32,
+    /// 1-3,650.
+    pub keep_days: u32,
 }
 
 impl TableSet {

@@ -14,11 +14,15 @@ use super::error::CellsError;
 use super::operation::{FinalBackup, Goal, Operation, OperationId};
 use super::plan::{Change, Observed, Wanted, plan};
 use super::records::{CellRecords, Cells};
+use super::recovery::Comparison;
 use super::registrar::obstacles;
 use crate::directory::Clock;
 
 /// How often the same change is done again because it did not show, until it is taken to have no effect.
 const MAX_REPEATS: u32 = 60;
+
+/// Looks for which a backup that was begun may not be listed yet, until another one is begun.
+pub(super) const MAX_UNSEEN: u32 = 30;
 
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
@@ -27,11 +31,17 @@ pub struct WorkerSettings {
     /// How long a holder's beat stands still until it is taken to be dead. Longer than any look takes: a holder that is taken over
     /// while it lives changes nothing more in the record, but a call of it that is on its way still arrives.
     pub takeover: Duration,
+    /// After each page that a drill reads.
+    pub page_pause: Duration,
 }
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(2), takeover: Duration::from_secs(60) }
+        Self {
+            interval: Duration::from_secs(2),
+            takeover: Duration::from_secs(60),
+            page_pause: Duration::from_millis(100),
+        }
     }
 }
 
@@ -45,17 +55,51 @@ pub struct Worker {
 }
 
 /// What this worker knows of an operation beside its record.
-struct Watched {
+pub(super) struct Watched {
     /// The holder's number and beat, and since when they are so.
     seen: (u64, u64),
     since: Instant,
     held: bool,
     /// Of each table the change that was done last, and how often in a row.
     repeats: HashMap<String, (Change, u32)>,
+    /// Of each table the looks since a backup of it was begun that is not listed yet.
+    pub(super) unseen: HashMap<String, u32>,
+    /// The table that a drill compares, and how far it is.
+    pub(super) comparison: Option<(String, Comparison)>,
+    /// Looks in a row that found no temporary table of a drill.
+    pub(super) quiet: u32,
+}
+
+impl Watched {
+    fn new(seen: (u64, u64), since: Instant) -> Self {
+        Self {
+            seen,
+            since,
+            held: false,
+            repeats: HashMap::new(),
+            unseen: HashMap::new(),
+            comparison: None,
+            quiet: 0,
+        }
+    }
+
+    /// Whether something that does not show is to be asked for: the first time, and after so many looks again.
+    pub(super) fn asked_again(&mut self, table: &str, looks: u32) -> bool {
+        match self.unseen.get_mut(table) {
+            Some(since) if *since < looks => {
+                *since += 1;
+                false
+            }
+            _ => {
+                self.unseen.insert(table.to_owned(), 0);
+                true
+            }
+        }
+    }
 }
 
 /// How an operation stands after a look.
-enum Look {
+pub(super) enum Look {
     Working,
     Ended(Result<(), String>),
 }
@@ -98,14 +142,13 @@ impl Worker {
         watched: &mut HashMap<OperationId, Watched>,
     ) -> Result<Option<Operation>, CellsError> {
         let (now, seen) = (self.clock.instant(), (operation.worker_epoch, operation.beat));
-        let new = Watched { seen, since: now, held: false, repeats: HashMap::new() };
-        let watch = watched.entry(operation.id.clone()).or_insert(new);
+        let watch = watched.entry(operation.id.clone()).or_insert_with(|| Watched::new(seen, now));
         // Nobody else writes under this number, whatever became of the last write.
         if watch.held && watch.seen.0 == operation.worker_epoch {
             return Ok(Some(operation));
         }
         if watch.seen != seen {
-            *watch = Watched { seen, since: now, held: false, repeats: HashMap::new() };
+            *watch = Watched::new(seen, now);
         }
         let free = operation.worker_epoch == 0;
         if !free && now.saturating_duration_since(watch.since) < self.settings.takeover {
@@ -134,8 +177,15 @@ impl Worker {
         let look = match operation.goal.clone() {
             Goal::Provision { .. } => self.provision(operation, watch).await,
             Goal::Deprovision { delete_data, final_backup, .. } => {
-                self.deprovision(operation, delete_data, final_backup).await
+                self.deprovision(operation, watch, delete_data, final_backup).await
             }
+            Goal::BackUp { backup, keep_days, .. } => {
+                self.back_up(operation, watch, &backup, keep_days).await
+            }
+            Goal::Restore { source, from, .. } => {
+                self.restore(operation, watch, &source, &from).await
+            }
+            Goal::Drill { from, .. } => self.drill(operation, watch, &from).await,
         };
         match look {
             Ok(Look::Working) => {}
@@ -162,14 +212,17 @@ impl Worker {
         Ok(())
     }
 
-    async fn wanted(&self, operation: &Operation) -> Result<Option<Vec<Wanted>>, CellsError> {
+    pub(super) async fn wanted(
+        &self,
+        operation: &Operation,
+    ) -> Result<Option<Vec<Wanted>>, CellsError> {
         let Some(cell) = self.cells.cell(&operation.cell).await? else { return Ok(None) };
         let (set, version) = operation.goal.set();
         let Some(set) = self.records.table_set_at(set, version).await? else { return Ok(None) };
         Ok(Some(Wanted::of(&set, &self.prefix, &cell)))
     }
 
-    async fn provision(
+    pub(super) async fn provision(
         &self,
         operation: &mut Operation,
         watch: &mut Watched,
@@ -190,6 +243,10 @@ impl Worker {
             let settled = observed.as_ref().is_none_or(Observed::settled);
             waiting |= !settled;
             let (Some(change), true) = (plan.changes.first(), settled) else { continue };
+            if *change == Change::CreateTable && !operation.goal.makes_empty_tables() {
+                // It went since the last look: the next one restores it.
+                continue;
+            }
             match self.cloud.apply(wanted, change).await {
                 Ok(()) => {
                     if repeated(watch, &wanted.name, change) == 1 {
@@ -222,6 +279,7 @@ impl Worker {
     async fn deprovision(
         &self,
         operation: &mut Operation,
+        watch: &mut Watched,
         delete_data: bool,
         backup: FinalBackup,
     ) -> Result<Look, CellsError> {
@@ -252,7 +310,7 @@ impl Worker {
                 .deletion_protection
                 .then_some(Change::SetDeletionProtection(false))
                 .or_else(|| observed.replicas.keys().next().cloned().map(Change::RemoveReplica));
-            let step = self.remove(operation, wanted, data, backup, lift).await;
+            let step = self.remove(operation, watch, wanted, data, backup, lift).await;
             match step {
                 Ok(Some(step)) => operation.done(&wanted.name, step, self.clock.now()),
                 Ok(None) | Err(CloudError::Busy { .. }) => {}
@@ -273,6 +331,7 @@ impl Worker {
     async fn remove(
         &self,
         operation: &Operation,
+        watch: &mut Watched,
         wanted: &Wanted,
         data: bool,
         backup: FinalBackup,
@@ -281,8 +340,16 @@ impl Worker {
         let table = TableRef::from(wanted);
         // The backup first: whatever else goes wrong, it is there.
         let name = format!("final-{}", operation.id.as_str());
-        if data && backup == FinalBackup::Required && !self.cloud.back_up(&table, &name).await? {
-            return Ok(None);
+        if data && backup == FinalBackup::Required {
+            let backups = self.cloud.backups(&table).await?;
+            let ours = backups.iter().find(|one| one.name == name);
+            if ours.is_none() && watch.asked_again(&wanted.name, MAX_UNSEEN) {
+                let begun = self.cloud.create_backup(&table, &name).await;
+                begun.inspect_err(|_| _ = watch.unseen.remove(&wanted.name))?;
+            }
+            if ours.is_none_or(|ours| !ours.available) {
+                return Ok(None);
+            }
         }
         if let Some(change) = lift {
             self.cloud.apply(wanted, &change).await?;

@@ -19,60 +19,71 @@ use crate::directory::Clock;
 use crate::domain::{CellId, CellState, Timestamp};
 use crate::store::StoreError;
 
-const SETTINGS: WorkerSettings =
-    WorkerSettings { interval: Duration::from_millis(100), takeover: Duration::from_secs(1) };
+pub const SETTINGS: WorkerSettings = WorkerSettings {
+    interval: Duration::from_millis(100),
+    takeover: Duration::from_secs(1),
+    page_pause: Duration::from_millis(1),
+};
 
-struct Stage {
-    cloud: Arc<FakeCloud>,
-    records: Arc<MemoryRecords>,
-    cell: Arc<OneCell>,
-    set: TableSet,
+pub struct Stage {
+    pub cloud: Arc<FakeCloud>,
+    pub records: Arc<MemoryRecords>,
+    pub cell: Arc<OneCell>,
+    pub set: TableSet,
+    /// Follows the test's time, from a midnight on.
+    pub clock: Clock,
 }
 
+/// 2023-11-14T00:00:00Z.
+pub const MIDNIGHT: i64 = 1_699_920_000;
+
 impl Stage {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let set = table_set(vec![table("CustomerData"), table("Orders")]);
         let records = Arc::new(MemoryRecords::default());
         records.put_table_set(&set).await.unwrap();
         let cell = Arc::new(OneCell(Mutex::new(cell(CellState::Cordoned, 0))));
-        Self { cloud: Arc::default(), records, cell, set }
+        let (base, origin) = (std::time::Instant::now(), tokio::time::Instant::now());
+        let midnight = Timestamp::from_seconds(MIDNIGHT).unwrap();
+        let clock = Clock::from_fn(move || midnight.plus(origin.elapsed()))
+            .with_instant(move || base + origin.elapsed());
+        let cloud = Arc::new(FakeCloud::default());
+        *cloud.clock.lock() = Some(clock.clone());
+        Self { cloud, records, cell, set, clock }
     }
 
-    async fn begin(&self, id: &str, goal: Goal) -> OperationId {
+    pub async fn begin(&self, id: &str, goal: Goal) -> OperationId {
         let id = OperationId::new(id).unwrap();
         let cell = self.cell.0.lock().id.clone();
-        let now = Timestamp::from_millis(0).unwrap();
+        let now = self.clock.now();
         let operation = Operation::new(id.clone(), cell, goal, String::new(), now);
         self.records.start(&operation).await.unwrap();
         id
     }
 
-    fn provision(&self) -> Goal {
+    pub fn provision(&self) -> Goal {
         Goal::Provision { set: self.set.id.clone(), version: 1 }
     }
 
-    fn deprovision(&self, delete_data: bool) -> Goal {
+    pub fn deprovision(&self, delete_data: bool) -> Goal {
         let (set, final_backup) = (self.set.id.clone(), FinalBackup::Required);
         Goal::Deprovision { set, version: 1, delete_data, final_backup }
     }
 
     /// A worker with a clock that follows the test's time.
-    fn worker(&self) -> Worker {
-        let (base, origin) = (std::time::Instant::now(), tokio::time::Instant::now());
-        let clock = Clock::from_fn(|| Timestamp::from_millis(0).unwrap())
-            .with_instant(move || base + origin.elapsed());
+    pub fn worker(&self) -> Worker {
         Worker {
             cells: self.cell.clone(),
             records: self.records.clone(),
             cloud: self.cloud.clone(),
             prefix: "p-".to_owned(),
-            clock,
+            clock: self.clock.clone(),
             settings: SETTINGS,
         }
     }
 
     /// Lets a worker run until the operation has ended or the world has stopped; then it is killed. The operation if it ended.
-    async fn work(&self, id: &OperationId) -> Option<Operation> {
+    pub async fn work(&self, id: &OperationId) -> Option<Operation> {
         let stopped = self.cloud.stopped.lock().clone();
         let running = tokio::spawn(self.worker().run(CancellationToken::new()));
         let ended = async {
@@ -94,19 +105,19 @@ impl Stage {
         result
     }
 
-    async fn done(&self, id: &str, goal: Goal) -> Operation {
+    pub async fn done(&self, id: &str, goal: Goal) -> Operation {
         let id = self.begin(id, goal).await;
         self.work(&id).await.unwrap()
     }
 
-    fn planned(&self) -> Vec<Change> {
+    pub fn planned(&self) -> Vec<Change> {
         let observed = self.cloud.observed();
         let wanted = Wanted::of(&self.set, "p-", &self.cell.0.lock());
         wanted.iter().flat_map(|wanted| plan(wanted, observed.get(&wanted.name)).changes).collect()
     }
 }
 
-const TABLE: &str = "p-CustomerData-cell-a";
+pub const TABLE: &str = "p-CustomerData-cell-a";
 
 #[tokio::test(start_paused = true)]
 async fn tables_come_to_be_as_declared() {
@@ -168,8 +179,9 @@ async fn a_removal_goes_on_after_a_kill() {
         let operation = stage.work(&id).await.unwrap();
         assert_eq!(operation.state, OperationState::Succeeded, "{stop:?}: {operation:?}");
         assert!(stage.cloud.observed().is_empty());
-        let backups: Vec<_> = stage.cloud.backups.lock().values().cloned().collect();
-        assert_eq!(backups, ["final-remove"], "one, of the table that held items");
+        let backups = stage.cloud.backup_names();
+        let expected = [(TABLE.to_owned(), "final-remove".to_owned())];
+        assert_eq!(backups, expected, "one, of the table that held items");
     }
 }
 
@@ -298,6 +310,14 @@ impl CellRecords for Unreliable {
 
     async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {
         self.0.cell_tables(cell).await
+    }
+
+    async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError> {
+        self.0.all_cell_tables().await
+    }
+
+    async fn drills(&self, cell: &CellId) -> Result<Vec<Operation>, StoreError> {
+        self.0.drills(cell).await
     }
 
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {

@@ -36,6 +36,8 @@ pub mod bound {
     pub const JOURNAL_POLL_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const SWEEP_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
     pub const EXPIRY_GRACE: Span = HOUR..=days(365);
+    pub const BACKUPS_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
+    pub const DRILL_PAGES_PER_SECOND: RangeInclusive<u32> = 1..=1000;
     pub const OPERATIONS_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const OPERATIONS_TAKEOVER: Span = Duration::from_secs(2)..=HOUR;
     pub const EVENTS_LEASE: Span = Duration::from_secs(1)..=Duration::from_secs(10 * 60);
@@ -199,6 +201,14 @@ pub struct Config {
     /// Time without a sign of life after which another replica goes on with an operation, 2s to 1h; at least --operations-interval
     #[arg(long, default_value = "60s", value_parser = duration(bound::OPERATIONS_TAKEOVER))]
     pub operations_takeover: Duration,
+
+    /// Pause between two looks for scheduled backups that are due, 10ms to 1h
+    #[arg(long, default_value = "1m", value_parser = duration(bound::BACKUPS_INTERVAL))]
+    pub backups_interval: Duration,
+
+    /// Pages of up to 1 MB that a recovery drill reads in a second, of the cell's tables and the restored ones together, 1 to 1000
+    #[arg(long, default_value = "10", value_parser = number(bound::DRILL_PAGES_PER_SECOND))]
+    pub drill_pages_per_second: u32,
 
     /// Time without a sign of life after which another consumer of a group takes over a shard of a table's stream, 1s to 10m
     #[arg(long, default_value = "15s", value_parser = duration(bound::EVENTS_LEASE))]

@@ -261,7 +261,7 @@ impl CellAdmin for AdminService {
 }
 
 /// A page of what is sorted by its ids, all of which are known.
-fn paged<T>(
+pub(super) fn paged<T>(
     mut all: Vec<T>,
     id: impl Fn(&T) -> &str,
     query: &Query<'_>,

@@ -64,6 +64,10 @@ fn class(path: &str) -> Option<Class> {
             "GetCell" | "ListCells" | "GetCluster" | "GetTableSet" | "ListTableSets" | "PlanCell"
             | "AnalyzeCell" | "GetOperation" | "ListOperations",
         )
+        | (
+            "cells.v1.CellRecovery",
+            "GetRecoveryStatus" | "ListBackups" | "GetRecoveryDrill" | "ListRecoveryDrills",
+        )
         | ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {
             Some(Class::Low)
         }

@@ -292,6 +292,12 @@ pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
+/// 0 where the second comes before the first.
+pub fn duration_between(from: Timestamp, to: Timestamp) -> prost_types::Duration {
+    let millis = to.millis().saturating_sub(from.millis());
+    duration(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+}
+
 fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),

@@ -11,6 +11,7 @@ mod directory;
 mod events;
 mod page;
 mod parse;
+mod recovery;
 mod rpc;
 mod status;
 mod tables;
@@ -42,6 +43,7 @@ use crate::proto::v1::cell_admin_server::CellAdminServer;
 use crate::proto::v1::cell_data_server::CellDataServer;
 use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer};
 use crate::proto::v1::cell_events_server::CellEventsServer;
+use crate::proto::v1::cell_recovery_server::CellRecoveryServer;
 use crate::telemetry::OverloadMetrics;
 use crate::telemetry::rpc::RpcTracer;
 use admission::{Admission, AdmissionLayer};
@@ -147,13 +149,16 @@ impl BoundServer {
             admission: admission.clone(),
             draining: settings.draining.clone(),
         });
+        let recoveries =
+            CellRecoveryServer::new(recovery::RecoveryService { cells: cells.clone() });
         let admins =
             CellAdminServer::new(admin::AdminService { directory: directory.clone(), cells });
         let mut routes = Routes::new(health_service)
             .add_service(reflection()?.build_v1()?)
             .add_service(reflection()?.build_v1alpha()?)
             .add_service(directories.max_decoding_message_size(limit))
-            .add_service(admins.max_decoding_message_size(limit));
+            .add_service(admins.max_decoding_message_size(limit))
+            .add_service(recoveries.max_decoding_message_size(limit));
         if let Some(Items { data, events }) = items {
             let draining = settings.draining.clone();
             let data = CellDataServer::new(data::DataService { data });
@@ -219,10 +224,11 @@ fn reflection() -> Result<tonic_reflection::server::Builder<'static>, ServeError
 }
 
 /// The services whose health is told apart; the empty name is the server as a whole.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     <Directories as NamedService>::NAME,
     <Admins as NamedService>::NAME,
+    <CellRecoveryServer<recovery::RecoveryService> as NamedService>::NAME,
     <CellDataServer<data::DataService> as NamedService>::NAME,
     <CellEventsServer<events::EventsService> as NamedService>::NAME,
 ];
@@ -265,6 +271,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 16 + 5 + 1);
+        assert_eq!(methods.len(), 2 + 10 + 16 + 5 + 1 + 7);
     }
 }

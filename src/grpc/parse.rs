@@ -116,7 +116,8 @@ pub fn expire_time(
     Ok(Some(time))
 }
 
-fn past_time(
+/// A moment that is not in the future; `None` where it is absent.
+pub fn past_time(
     field: &str,
     value: Option<prost_types::Timestamp>,
     now: Timestamp,

@@ -13,7 +13,7 @@ use crate::cells::data::DataError;
 use crate::cells::{CellsError, CloudError, Violation};
 use crate::directory::policy::Standing;
 use crate::directory::{Error, Refused};
-use crate::domain::Invalid;
+use crate::domain::{CellId, Invalid};
 use crate::proto::v1::KeyError;
 use crate::store::StoreError;
 
@@ -77,6 +77,8 @@ reasons! {
     TableNotFound = "TABLE_NOT_FOUND": NotFound,
     TableSetNotFound = "TABLE_SET_NOT_FOUND": NotFound,
     OperationNotFound = "OPERATION_NOT_FOUND": NotFound,
+    BackupNotFound = "BACKUP_NOT_FOUND": NotFound,
+    DrillNotFound = "DRILL_NOT_FOUND": NotFound,
     PlacementExists = "PLACEMENT_EXISTS": AlreadyExists,
     CellExists = "CELL_EXISTS": AlreadyExists,
     EpochMismatch = "EPOCH_MISMATCH": Aborted,
@@ -91,6 +93,7 @@ reasons! {
     CellInUse = "CELL_IN_USE": FailedPrecondition,
     ConditionFailed = "CONDITION_FAILED": FailedPrecondition,
     CellNotProvisioned = "CELL_NOT_PROVISIONED": FailedPrecondition,
+    NotRestorable = "NOT_RESTORABLE": FailedPrecondition,
     AwsRefused = "AWS_REFUSED": FailedPrecondition,
     ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,
     StateChangeNotAllowed = "STATE_CHANGE_NOT_ALLOWED": FailedPrecondition,
@@ -187,6 +190,14 @@ impl Fault {
     pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
         self.metadata.push((name, value.to_string()));
         self
+    }
+
+    /// With what stands in the way of a cell.
+    fn obstructed(mut self, cell: &CellId, obstacles: Vec<String>) -> Self {
+        let obstacles = obstacles.into_iter().take(MAX_VIOLATIONS);
+        self.violations =
+            obstacles.map(|why| PreconditionViolation::new("CELL", cell.as_str(), why)).collect();
+        self.with("cell_id", cell)
     }
 
     /// For one key of many.
@@ -453,13 +464,19 @@ impl From<CellsError> for Fault {
                 say(Reason::CellNotProvisioned, "there is nothing to remove").with("cell_id", cell)
             }
             CellsError::InUse { cell, obstacles } => {
-                let mut fault =
-                    say(Reason::CellInUse, "its obstacles are listed; nothing was changed");
-                let obstacles = obstacles.into_iter().take(MAX_VIOLATIONS);
-                fault.violations = obstacles
-                    .map(|why| PreconditionViolation::new("CELL", cell.as_str(), why))
-                    .collect();
-                fault.with("cell_id", cell)
+                let next = "its obstacles are listed; nothing was changed";
+                say(Reason::CellInUse, next).obstructed(&cell, obstacles)
+            }
+            CellsError::BackupNotFound { cell } => {
+                say(Reason::BackupNotFound, "list its backups").with("cell_id", cell)
+            }
+            CellsError::DrillNotFound { cell } => {
+                say(Reason::DrillNotFound, "list its drills; one is kept for 400 days")
+                    .with("cell_id", cell)
+            }
+            CellsError::NotRestorable { cell, obstacles } => {
+                let next = "what stands in the way is listed; nothing was changed";
+                say(Reason::NotRestorable, next).obstructed(&cell, obstacles)
             }
             CellsError::NotAnalyzed { problem } => Fault::field(
                 Reason::InvalidWindow,

@@ -8,9 +8,9 @@ use super::parse;
 use super::status::{Fault, Reason};
 use crate::cells::capacity::{DEFAULT_DAYS, MAX_DAYS};
 use crate::cells::{
-    Autoscaling, Billing, Encryption, Goal, IndexSpec, KeyAttribute, KeyTemplate, KeyType,
-    Operation, OperationId, OperationState, Plan, Projection, Provision, StreamView, TableClass,
-    TableSet, TableSetId, TableSpec, Throughput,
+    Autoscaling, BackupSchedule, Billing, Encryption, Goal, IndexSpec, KeyAttribute, KeyTemplate,
+    KeyType, Operation, OperationId, OperationState, Plan, Projection, Provision, StreamView,
+    TableClass, TableSet, TableSetId, TableSpec, Throughput,
 };
 use crate::domain::{Region, Timestamp};
 use crate::proto::v1;
@@ -50,6 +50,14 @@ pub fn table_set(set: v1::TableSet, now: Timestamp) -> Result<TableSet, Fault> {
         created: now,
         tables: tables.collect::<Result<_, _>>()?,
         tags: set.tags,
+        backups: set.backups.map(|schedule| {
+            // What is negative is out of bounds as 0 is.
+            let number = |number: i32| u32::try_from(number).unwrap_or(0);
+            BackupSchedule {
+                every_hours: number(schedule.every_hours),
+                keep_days: number(schedule.keep_days),
+            }
+        }),
     })
 }
 
@@ -180,6 +188,15 @@ pub fn table_set_message(set: &TableSet) -> v1::TableSet {
         version: version(set.version),
         create_time: Some(timestamp(set.created)),
         etag: set.etag(),
+        backups: set.backups.map(schedule_message),
+    }
+}
+
+pub fn schedule_message(schedule: BackupSchedule) -> v1::BackupSchedule {
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    v1::BackupSchedule {
+        every_hours: number(schedule.every_hours),
+        keep_days: number(schedule.keep_days),
     }
 }
 
@@ -275,6 +292,9 @@ pub fn operation_message(operation: &Operation) -> v1::Operation {
         r#type: match operation.goal {
             Goal::Provision { .. } => v1::OperationType::Provision,
             Goal::Deprovision { .. } => v1::OperationType::Deprovision,
+            Goal::BackUp { .. } => v1::OperationType::BackUp,
+            Goal::Restore { .. } => v1::OperationType::Restore,
+            Goal::Drill { .. } => v1::OperationType::Drill,
         }
         .into(),
         state: match operation.state {

@@ -17,5 +17,7 @@ mod capacity;
 mod cloudwatch;
 mod data;
 mod events;
+mod failover;
 mod provision;
+mod recovery;
 mod world;

@@ -60,16 +60,23 @@ pub struct World {
     pub prefix: String,
     pub server: Celld,
     pub admin: CellAdminClient<Channel>,
+    flags: Vec<&'static str>,
 }
 
 impl World {
     /// With cells in `eu-west-1`.
     pub async fn new(engine: Engine, cells: &[&str]) -> Self {
+        Self::with_flags(engine, cells, &[]).await
+    }
+
+    /// The same with further flags.
+    pub async fn with_flags(engine: Engine, cells: &[&str], more: &[&'static str]) -> Self {
         let prefix = unique("cells");
-        let server = Celld::serve(&engine.endpoint(), &prefix, &FLAGS);
+        let flags: Vec<_> = FLAGS.iter().chain(more).copied().collect();
+        let server = Celld::serve(&engine.endpoint(), &prefix, &flags);
         server.ready().await;
         let admin = server.admin().await;
-        let mut world = Self { engine, prefix, server, admin };
+        let mut world = Self { engine, prefix, server, admin, flags };
         for id in cells {
             let request = v1::CreateCellRequest { cell: Some(cell(id)), ..Default::default() };
             world.admin.create_cell(request).await.unwrap();
@@ -79,7 +86,7 @@ impl World {
 
     /// Ends the server with `kill -9` and starts another.
     pub async fn restart(&mut self) {
-        let server = Celld::serve(&self.engine.endpoint(), &self.prefix, &FLAGS);
+        let server = Celld::serve(&self.engine.endpoint(), &self.prefix, &self.flags);
         std::mem::replace(&mut self.server, server).kill();
         self.server.ready().await;
         self.admin = self.server.admin().await;

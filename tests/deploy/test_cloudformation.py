@@ -491,6 +491,7 @@ class ControlPlane(TableChecks, unittest.TestCase):
             ("ResolverPolicy", "resolver"),
             ("ControlPlanePolicy", "control-plane"),
             ("CellRemovalPolicy", "cell-removal"),
+            ("CellRecoveryPolicy", "cell-recovery"),
             ("CellDataPolicy", "cell-data"),
         ):
             with self.subTest(role):

@@ -19,6 +19,7 @@ ROLES = {
     "resolver": policy("resolver", PREFIX="prod-"),
     "control-plane": policy("control-plane", PREFIX="prod-"),
     "cell-removal": policy("cell-removal", PREFIX="prod-"),
+    "cell-recovery": policy("cell-recovery", PREFIX="prod-"),
     "cell-data": policy("cell-data", PREFIX="prod-"),
     "migrator": policy("migrator", PREFIX="prod-", SOURCE_CELL="cell-a", TARGET_CELL="cell-b"),
     "application": policy("application", PREFIX="prod-", CELL="cell-a"),
@@ -62,6 +63,14 @@ ALLOWED = [
     ("cell-removal", "Scan", CELL_C, {}),
     ("cell-removal", "CreateBackup", CELL_C, {}),
     ("cell-removal", "DeleteTable", CELL_C, {}),
+    ("cell-recovery", "CreateBackup", CELL_C, {}),
+    ("cell-recovery", "DeleteBackup", CELL_C + "/backup/01700000000000-abcdef01", {}),
+    ("cell-recovery", "RestoreTableFromBackup", CELL_C + "/backup/01700000000000-abcdef01", {}),
+    ("cell-recovery", "RestoreTableToPointInTime", CELL_C, {}),
+    ("cell-recovery", "BatchWriteItem", CELL_C, {}),
+    ("cell-recovery", "Scan", CELL_C, {}),
+    ("cell-recovery", "Scan", CELL_C + "-drill-0123456789ab", {}),
+    ("cell-recovery", "DeleteTable", CELL_C + "-drill-0123456789ab", {}),
     ("cell-data", "Query", CELL_C, {}),
     ("cell-data", "PutItem", CELL_C, {}),
     ("cell-data", "UpdateItem", CELL_C, {}),
@@ -115,6 +124,13 @@ DENIED = [
     ("cell-removal", "DeleteTable", "staging-CustomerData-cell-a", {}),
     ("cell-removal", "GetItem", CELL_A, {}),
     ("cell-removal", "PutItem", CELL_A, {}),
+    # Who drills deletes what he restored, and no table of a cell; the directory's own tables and their backups are not his.
+    ("cell-recovery", "DeleteTable", CELL_C, {}),
+    ("cell-recovery", "DeleteTable", MAPPINGS, {}),
+    ("cell-recovery", "DeleteBackup", CONTROL + "/backup/01700000000000-abcdef01", {}),
+    ("cell-recovery", "RestoreTableToPointInTime", CONTROL, {}),
+    ("cell-recovery", "Scan", MAPPINGS, {}),
+    ("cell-recovery", "CreateBackup", "staging-CustomerData-cell-a", {}),
     # Who handles items handles no tables, neither the directory's nor others'.
     ("cell-data", "Query", CONTROL, {}),
     ("cell-data", "PutItem", MAPPINGS, {}),
@@ -231,7 +247,7 @@ class Roles(unittest.TestCase):
     def test_every_call_of_celld_is_allowed(self):
         # A transaction is allowed by the actions of its items.
         transaction = {"ConditionCheckItem", "DeleteItem", "PutItem", "UpdateItem"}
-        allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal", "cell-data")}
+        allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal", "cell-recovery", "cell-data")}
         # In tests below; and what DynamoDB's ARNs are not for.
         scaling = {"RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"}
         looking = {"DescribeScalableTargets", "DescribeScalingPolicies", "GetMetricData"}

@@ -52,7 +52,7 @@ locals {
     var.pair == null ? {} : { "<SOURCE_CELL>" = try(var.pair.source, ""), "<TARGET_CELL>" = try(var.pair.target, "") },
   )
   roles = concat(
-    ["resolver", "control-plane", "cell-removal", "cell-data"],
+    ["resolver", "control-plane", "cell-removal", "cell-recovery", "cell-data"],
     var.cell_id == null ? [] : ["application"],
     var.pair == null ? [] : ["migrator"],
   )
@@ -68,7 +68,7 @@ locals {
 }
 
 output "documents" {
-  description = "Policies by role: resolver, control-plane, cell-removal, cell-data, and application and migrator where they were asked for."
+  description = "Policies by role: resolver, control-plane, cell-removal, cell-recovery, cell-data, and application and migrator where they were asked for."
   value       = local.documents
 
   precondition {

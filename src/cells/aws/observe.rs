@@ -18,7 +18,7 @@ use crate::cells::table_set::{
 use crate::domain::Region;
 
 /// Days of recovery where the answer does not say: what DynamoDB gives by default.
-const DEFAULT_RECOVERY_DAYS: u8 = 35;
+pub const DEFAULT_RECOVERY_DAYS: u8 = 35;
 
 /// Most pages of anything that are read of one table.
 const MAX_PAGES: usize = 20;
@@ -68,6 +68,11 @@ pub async fn observe(clients: &Clients, table: &str) -> Result<Option<Observed>,
         items: counted(description.item_count()),
         bytes: counted(description.table_size_bytes()),
         created: description.creation_date_time().map(|time| time.secs()),
+        restored_from: description
+            .restore_summary()
+            .and_then(|summary| summary.source_table_arn())
+            .and_then(|arn| arn.rsplit('/').next())
+            .map(str::to_owned),
     }))
 }
 

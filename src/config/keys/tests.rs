@@ -22,6 +22,8 @@ const EDGES: &[(&str, &str, &str, &str, &str)] = &[
     ("sweep_interval", "10ms", "1h", "9ms", "61m"),
     ("journal_retention", "1m", "30d", "59s", "31d"),
     ("events_lease", "1s", "10m", "999ms", "11m"),
+    ("backups_interval", "10ms", "1h", "9ms", "61m"),
+    ("drill_pages_per_second", "1", "1000", "0", "1001"),
     ("operations_interval", "10ms", "1m", "9ms", "61s"),
     ("operations_takeover", "2s", "1h", "1999ms", "61m"),
     ("snapshot_interval", "0s", "1d", "-1s", "25h"),

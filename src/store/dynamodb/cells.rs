@@ -9,10 +9,12 @@ use super::attributes::{Item, Reader, json, number, seconds_rounded_up, text};
 use super::call::Call;
 use super::error::{from_sdk, rejected};
 use super::records::key;
-use super::schema::control::{BEAT, OPERATION, PK, RECORD, SPEC, TABLE_SET, VERSION, WORKER_EPOCH};
-use super::schema::{ControlKey, OPERATIONS_PK, TABLE_SETS_PK, TTL};
+use super::schema::control::{
+    BEAT, OPERATION, PK, RECORD, SK, SPEC, TABLE_SET, VERSION, WORKER_EPOCH,
+};
+use super::schema::{CELL_TABLES_PK, ControlKey, OPERATIONS_PK, TABLE_SETS_PK, TTL, drills_pk};
 use crate::cells::{
-    CellRecords, CellTablesRecord, Goal, Operation, OperationId, OperationState, Started, TableSet,
+    CellRecords, CellTablesRecord, Operation, OperationId, OperationState, Started, TableSet,
     TableSetId,
 };
 use crate::domain::CellId;
@@ -23,6 +25,9 @@ const MAX_PAGES: usize = 64;
 
 /// How long an operation that has ended is kept, and with it its request id.
 const KEPT: std::time::Duration = std::time::Duration::from_secs(90 * 24 * 3600);
+
+/// How long a drill is kept after it changed last: for whoever asks once a year when the last one was.
+const DRILLS_KEPT: std::time::Duration = std::time::Duration::from_secs(400 * 24 * 3600);
 
 #[async_trait]
 impl CellRecords for DynamoDbStore {
@@ -47,8 +52,7 @@ impl CellRecords for DynamoDbStore {
         let mut sets = Vec::new();
         for item in self.control_partition(TABLE_SETS_PK).await? {
             let reader = Reader { table: self.names.control(), item: &item };
-            let key = reader
-                .parsed(super::schema::control::SK, |sk| ControlKey::parse(TABLE_SETS_PK, sk))?;
+            let key = reader.parsed(SK, |sk| ControlKey::parse(TABLE_SETS_PK, sk))?;
             if let ControlKey::NewestTableSet(id) = key {
                 sets.extend(self.table_set_at(&id, reader.number(VERSION)?).await?);
             }
@@ -81,6 +85,24 @@ impl CellRecords for DynamoDbStore {
         item.map(|item| read_cell_tables(self.names.control(), cell, &item)).transpose()
     }
 
+    async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError> {
+        let table = self.names.control();
+        let items = self.control_partition(CELL_TABLES_PK).await?;
+        let record = |item: &Item| {
+            let parse = |sk: &str| ControlKey::parse(CELL_TABLES_PK, sk);
+            match (Reader { table, item }).parsed(SK, parse)? {
+                ControlKey::CellTables(cell) => read_cell_tables(table, &cell, item).map(Some),
+                _ => Ok(None),
+            }
+        };
+        items.iter().filter_map(|item| record(item).transpose()).collect()
+    }
+
+    async fn drills(&self, cell: &CellId) -> Result<Vec<Operation>, StoreError> {
+        let items = self.control_partition(&drills_pk(cell)).await?;
+        items.iter().map(|item| read_operation(self.names.control(), item)).collect()
+    }
+
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError> {
         let item = self.control_item(&ControlKey::Operation(id.clone())).await?;
         item.map(|item| read_operation(self.names.control(), &item)).transpose()
@@ -99,7 +121,11 @@ impl CellRecords for DynamoDbStore {
             .update_cell_tables(&operation.cell, "SET #operation = :operation")
             .condition_expression("attribute_not_exists(#operation)")
             .expression_attribute_values(":operation", text(operation.id.as_str()));
-        let Some(failed) = self.all_or_nothing(vec![put(record)?, update(cell)?]).await? else {
+        let mut items = vec![put(record)?, update(cell)?];
+        if operation.is_drill() {
+            items.push(put(self.put_control(drill_item(operation)?))?);
+        }
+        let Some(failed) = self.all_or_nothing(items).await? else {
             return Ok(Started::Started);
         };
         if failed == 0
@@ -126,25 +152,27 @@ impl CellRecords for DynamoDbStore {
                 .expression_attribute_values(":beat", number(operation.beat));
         }
         let mut items = vec![put(record)?];
+        if operation.is_drill() {
+            items.push(put(self.put_control(drill_item(operation)?))?);
+        }
         if operation.ended() {
             let done = operation.state == OperationState::Succeeded;
-            let expression = match (&operation.goal, done) {
-                (_, false) => "REMOVE #operation",
-                (Goal::Provision { .. }, true) => {
-                    "SET #set = :set, #version = :version REMOVE #operation"
-                }
-                (Goal::Deprovision { .. }, true) => "REMOVE #operation, #set, #version",
+            let leaves = operation.goal.leaves().filter(|_| done);
+            let expression = match leaves {
+                None => "REMOVE #operation",
+                Some(Some(_)) => "SET #set = :set, #version = :version REMOVE #operation",
+                Some(None) => "REMOVE #operation, #set, #version",
             };
             let mut cell = self
                 .update_cell_tables(&operation.cell, expression)
                 .condition_expression("#operation = :operation")
                 .expression_attribute_values(":operation", text(operation.id.as_str()));
-            if done {
+            if leaves.is_some() {
                 cell = cell
                     .expression_attribute_names("#set", TABLE_SET)
                     .expression_attribute_names("#version", VERSION);
             }
-            if let (Goal::Provision { set, version }, true) = (&operation.goal, done) {
+            if let Some(Some((set, version))) = leaves {
                 cell = cell
                     .expression_attribute_values(":set", text(set.as_str()))
                     .expression_attribute_values(":version", number(version));
@@ -246,6 +274,14 @@ fn operation_item(operation: &Operation) -> Result<Item, StoreError> {
         let forget = seconds_rounded_up(operation.updated.plus(KEPT));
         item.insert(TTL.to_owned(), number(forget));
     }
+    Ok(item)
+}
+
+fn drill_item(operation: &Operation) -> Result<Item, StoreError> {
+    let mut item = key(&ControlKey::Drill(operation.cell.clone(), operation.id.clone()));
+    item.insert(RECORD.to_owned(), json(operation)?);
+    let forget = seconds_rounded_up(operation.updated.plus(DRILLS_KEPT));
+    item.insert(TTL.to_owned(), number(forget));
     Ok(item)
 }
 

@@ -127,6 +127,7 @@ pub const BUCKET: u64 = 1000;
 /// | what tables a cell has | `CELLTABLES` | `CELL#<cell id>` | `TableSet`, `Version` N, `Operation` |
 /// | consumers of a stream | `STREAM#<group>#<table>` | `GROUP`, `SHARD#<shard>` | those of `cells_streams::schema` |
 /// | operation | `OPERATION` | `OPERATION#<operation id>` | `Record` (JSON), `WorkerEpoch` N, `Beat` N, `TTL` N |
+/// | recovery drill | `DRILLS#<cell id>` | `DRILL#<operation id>` | `Record` (the operation's), `TTL` N |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlKey {
     Head,
@@ -141,11 +142,20 @@ pub enum ControlKey {
     TableSet(TableSetId, u64),
     CellTables(CellId),
     Operation(OperationId),
+    Drill(CellId, OperationId),
 }
 
 /// The partitions of the newest versions, and of all operations.
 pub const TABLE_SETS_PK: &str = "TABLESETS";
 pub const OPERATIONS_PK: &str = "OPERATION";
+
+/// The partition of what tables each cell has.
+pub const CELL_TABLES_PK: &str = "CELLTABLES";
+
+/// The partition of a cell's recovery drills.
+pub fn drills_pk(cell: &CellId) -> String {
+    format!("DRILLS#{cell}")
+}
 
 /// The partition that holds all cells and their counts.
 pub const CELLS_PK: &str = "CELL";
@@ -171,8 +181,9 @@ impl ControlKey {
             ControlKey::Request(id) => format!("REQUEST#{id}"),
             ControlKey::NewestTableSet(_) => TABLE_SETS_PK.into(),
             ControlKey::TableSet(id, _) => format!("TABLESET#{}", id.as_str()),
-            ControlKey::CellTables(_) => "CELLTABLES".into(),
+            ControlKey::CellTables(_) => CELL_TABLES_PK.into(),
             ControlKey::Operation(_) => OPERATIONS_PK.into(),
+            ControlKey::Drill(cell, _) => drills_pk(cell),
         }
     }
 
@@ -190,6 +201,7 @@ impl ControlKey {
             ControlKey::TableSet(_, version) => format!("VERSION#{version:020}"),
             ControlKey::CellTables(id) => format!("CELL#{id}"),
             ControlKey::Operation(id) => format!("OPERATION#{}", id.as_str()),
+            ControlKey::Drill(_, id) => format!("DRILL#{}", id.as_str()),
         }
     }
 
@@ -209,6 +221,9 @@ impl ControlKey {
                 ControlKey::TableSet(TableSetId::new(id).ok()?, version.parse().ok()?)
             }
             (None, Some(("OPERATION", id))) => ControlKey::Operation(OperationId::new(id).ok()?),
+            (Some(("DRILLS", cell)), Some(("DRILL", id))) => {
+                ControlKey::Drill(CellId::new(cell).ok()?, OperationId::new(id).ok()?)
+            }
             (None, Some(("COUNT", id))) => ControlKey::Count(CellId::new(id).ok()?),
             (Some(("JOURNAL", _)), None) => ControlKey::Entry(Sequence::new(sk.parse().ok()?)),
             (Some(("TENANT", key)), Some(("HISTORY", epoch))) => {

@@ -8,7 +8,7 @@ run "of_the_control_plane" {
   command = plan
 
   assert {
-    condition     = keys(output.documents) == ["cell-data", "cell-removal", "control-plane", "resolver"]
+    condition     = keys(output.documents) == ["cell-data", "cell-recovery", "cell-removal", "control-plane", "resolver"]
     error_message = "without cells there are the policies of the control plane"
   }
   assert {
