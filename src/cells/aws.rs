@@ -28,7 +28,8 @@ use super::cloud::{Cloud, CloudError, TableRef};
 use super::plan::{Change, Dimension, Observed, Wanted};
 use super::table_set::{Autoscaling, Billing};
 use crate::domain::Region;
-use crate::store::dynamodb::client::{call_timeouts, of_aws};
+use crate::metering::Consumption;
+use crate::store::dynamodb::client::{call_timeouts, counting, of_aws};
 
 /// Longest wait for the answer of one call. Calls that change tables take longer than reads.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -67,6 +68,7 @@ pub struct AwsCloud(Regions);
 pub struct Regions {
     config: SdkConfig,
     endpoint: Option<String>,
+    consumption: Consumption,
     clients: Mutex<HashMap<Region, Clients>>,
 }
 
@@ -80,21 +82,21 @@ struct Clients {
 
 impl AwsCloud {
     /// Arguments as of [`Regions::new`]; calls get the time that such calls take.
-    pub fn new(config: SdkConfig, endpoint: Option<String>) -> Self {
+    pub fn new(config: SdkConfig, endpoint: Option<String>, consumption: Consumption) -> Self {
         let timeouts = config.timeout_config().map(|timeouts| {
             let connect = timeouts.connect_timeout().unwrap_or(CALL_TIMEOUT);
             call_timeouts(CALL_TIMEOUT).to_builder().connect_timeout(connect).build()
         });
         let mut builder = config.into_builder();
         builder.set_timeout_config(timeouts);
-        Self(Regions::new(builder.build(), endpoint))
+        Self(Regions::new(builder.build(), endpoint, consumption))
     }
 }
 
 impl Regions {
     /// `endpoint`: DynamoDB's. One that is not AWS's own is asked for everything: an emulator has all its services behind one.
-    pub fn new(config: SdkConfig, endpoint: Option<String>) -> Self {
-        Self { config, endpoint, clients: Mutex::default() }
+    pub fn new(config: SdkConfig, endpoint: Option<String>, consumption: Consumption) -> Self {
+        Self { config, endpoint, consumption, clients: Mutex::default() }
     }
 
     /// DynamoDB in a Region.
@@ -112,7 +114,7 @@ impl Regions {
         let made = clients.entry(region.clone()).or_insert_with(|| {
             let region = AwsRegion::new(region.as_str().to_owned());
             let config = self.config.to_builder().region(region).build();
-            let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(&config);
+            let mut dynamodb = counting(&config, self.consumption.clone());
             let mut scaling = aws_sdk_applicationautoscaling::config::Builder::from(&config);
             let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&config);
             let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(&config);
