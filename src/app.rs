@@ -2,6 +2,7 @@
 
 mod cells;
 mod demo;
+mod metering;
 mod settings;
 
 use std::io::Write;
@@ -160,7 +161,7 @@ impl Served {
         let options = options(config, endpoint.clone(), consumption.clone());
         let shared = dynamodb::client::shared_config(&options).await;
         let aws = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone(), consumption.clone()));
-        let regions = Regions::new(shared.clone(), endpoint.clone(), consumption.clone());
+        let regions = Regions::new(shared, endpoint.clone(), consumption.clone());
         let control_client = dynamodb::connect(&options).await;
         let client = dynamodb::connect(&options).await;
         let names = table_names(config)?;
@@ -185,7 +186,15 @@ impl Served {
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
         let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
         let records: Arc<dyn CellRecords> = store.clone();
+        let metering = metering::Metering {
+            consumption,
+            aws: aws.clone(),
+            loads: store.clone(),
+            records: records.clone(),
+            endpoint,
+        };
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
+        metering.start(config, telemetry, &directory, &tasks)?;
         let cells = cells::Cells { aws, regions, records, control: control_client };
         let (registrar, items) = cells.start(config, &directory, &tasks)?;
         Ok(Self { directory, cells: registrar, items, server, tasks })

@@ -2,6 +2,7 @@
 //!
 //! An emulator that does not know a call says so, and the feature counts as unsupported there.
 
+mod board;
 mod build;
 mod meters;
 mod observe;
@@ -23,6 +24,8 @@ use aws_sdk_dynamodb::types::{
     TimeToLiveSpecification,
 };
 use parking_lot::Mutex;
+
+pub use board::AwsBoard;
 
 use super::cloud::{Cloud, CloudError, TableRef};
 use super::plan::{Change, Dimension, Observed, Wanted};
@@ -93,6 +96,15 @@ impl AwsCloud {
     }
 }
 
+impl AwsCloud {
+    /// CloudWatch, in the Region of the control tables.
+    pub fn board(&self) -> AwsBoard {
+        let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(&self.0.config);
+        cloudwatch.set_endpoint_url(self.0.elsewhere());
+        AwsBoard(aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()))
+    }
+}
+
 impl Regions {
     /// `endpoint`: DynamoDB's. One that is not AWS's own is asked for everything: an emulator has all its services behind one.
     pub fn new(config: SdkConfig, endpoint: Option<String>, consumption: Consumption) -> Self {
@@ -109,6 +121,11 @@ impl Regions {
         self.clients(region).streams
     }
 
+    /// Where services other than DynamoDB are, if not where AWS has them: an interface endpoint of DynamoDB's serves no others.
+    fn elsewhere(&self) -> Option<String> {
+        self.endpoint.clone().filter(|endpoint| !of_aws(endpoint))
+    }
+
     fn clients(&self, region: &Region) -> Clients {
         let mut clients = self.clients.lock();
         let made = clients.entry(region.clone()).or_insert_with(|| {
@@ -119,11 +136,10 @@ impl Regions {
             let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&config);
             let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(&config);
             dynamodb.set_endpoint_url(self.endpoint.clone());
-            // An interface endpoint of DynamoDB's serves no streams.
-            let elsewhere = self.endpoint.clone().filter(|endpoint| !of_aws(endpoint));
+            let elsewhere = self.elsewhere();
             streams.set_endpoint_url(elsewhere.clone());
             cloudwatch.set_endpoint_url(elsewhere);
-            scaling.set_endpoint_url(self.endpoint.clone().filter(|endpoint| !of_aws(endpoint)));
+            scaling.set_endpoint_url(self.elsewhere());
             Clients {
                 dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
                 scaling: aws_sdk_applicationautoscaling::Client::from_conf(scaling.build()),

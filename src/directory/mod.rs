@@ -22,7 +22,7 @@ mod error;
 mod facade_tests;
 mod feed;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod keeper;
 mod leases;
 mod loader;

@@ -76,7 +76,7 @@ pub struct LoadTerms {
 
 impl Default for LoadTerms {
     fn default() -> Self {
-        Self { spare_from: 0.7, limit: 0.9, max_age: Duration::from_secs(600) }
+        Self { spare_from: 0.75, limit: 0.9, max_age: Duration::from_secs(600) }
     }
 }
 

@@ -21,6 +21,8 @@ const EDGES: &[(&str, &str, &str, &str, &str)] = &[
     ("journal_poll_interval", "10ms", "1m", "9ms", "61s"),
     ("sweep_interval", "10ms", "1h", "9ms", "61m"),
     ("journal_retention", "1m", "30d", "59s", "31d"),
+    ("load_interval", "100ms", "1h", "99ms", "61m"),
+    ("load_spare_from", "0", "1", "-0.1", "1.1"),
     ("events_lease", "1s", "10m", "999ms", "11m"),
     ("operations_interval", "10ms", "1m", "9ms", "61s"),
     ("operations_takeover", "2s", "1h", "1999ms", "61m"),
@@ -87,6 +89,8 @@ fn shapes_of_text_values() {
         ("log_filter", "info,cell_directory=debug"),
         ("assignment_policy", "least-loaded"),
         ("memory_mode", "bounded"),
+        ("cloudwatch_metrics", "publish"),
+        ("load_limit", "10"),
         ("log_format", "json"),
         ("insecure", "false"),
     ];
@@ -117,6 +121,9 @@ fn shapes_of_text_values() {
         ("log_filter", "info,x=loud"),
         ("assignment_policy", "random"),
         ("memory_mode", "half"),
+        ("cloudwatch_metrics", "on"),
+        ("load_limit", "10.1"),
+        ("load_limit", "0.7"),
         ("insecure", "yes"),
         ("data_dir", ""),
     ];
