@@ -54,6 +54,9 @@ impl Storable for Asked {
 /// How a kind of call is counted.
 #[derive(Debug)]
 struct Operation {
+    /// As the API names it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever debugs, and for the tests"))]
+    name: &'static str,
     direction: Direction,
     /// Asks for the consumed capacity, and finds the tables. `None`: it is another kind of call.
     ask: fn(&mut Input, &Consumption) -> Option<Vec<Arc<Table>>>,
@@ -74,6 +77,7 @@ enum Throttled {
 macro_rules! operation {
     ($name:literal, $direction:ident, $input:ty, $output:ty, $error:ty, $tables:expr, $throttled:expr) => {
         Operation {
+            name: $name,
             direction: Direction::$direction,
             ask: |input, consumption| {
                 let input = input.downcast_mut::<$input>()?;
@@ -335,5 +339,79 @@ impl Intercept for Counting {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::error::{
+        ProvisionedThroughputExceededException, RequestLimitExceeded, ResourceNotFoundException,
+        TransactionCanceledException,
+    };
+
+    use super::*;
+
+    fn asked(name: &str, tables: &[&str], consumption: &Consumption) -> Asked {
+        let operation = OPERATIONS.iter().find(|operation| operation.name == name).unwrap();
+        Asked { operation, tables: all(tables.iter(), consumption) }
+    }
+
+    fn throttles(consumption: &Consumption, table: &str) -> (u64, u64) {
+        let used = consumption.used(table);
+        (used.throttled_reads, used.throttled_writes)
+    }
+
+    #[test]
+    fn a_throttled_call_counts_for_its_tables_in_its_direction() {
+        let consumption = Consumption::default();
+        let code = |code| aws_sdk_dynamodb::error::ErrorMetadata::builder().code(code).build();
+        let get = asked("GetItem", &["a"], &consumption);
+        let exceeded = ProvisionedThroughputExceededException::builder()
+            .meta(code("ProvisionedThroughputExceededException"));
+        get.count_throttles(&Error::erase(
+            op::get_item::GetItemError::ProvisionedThroughputExceededException(exceeded.build()),
+        ));
+        let throttling = op::get_item::GetItemError::generic(code("ThrottlingException"));
+        get.count_throttles(&Error::erase(throttling));
+        let absent = ResourceNotFoundException::builder().meta(code("ResourceNotFoundException"));
+        get.count_throttles(&Error::erase(op::get_item::GetItemError::ResourceNotFoundException(
+            absent.build(),
+        )));
+        assert_eq!(throttles(&consumption, "a"), (2, 0));
+        let batch = asked("BatchWriteItem", &["a", "b"], &consumption);
+        let limit = RequestLimitExceeded::builder().meta(code("RequestLimitExceeded")).build();
+        batch.count_throttles(&Error::erase(
+            op::batch_write_item::BatchWriteItemError::RequestLimitExceeded(limit),
+        ));
+        assert_eq!((throttles(&consumption, "a"), throttles(&consumption, "b")), ((2, 1), (0, 1)));
+    }
+
+    #[test]
+    fn a_cancelled_transaction_counts_for_the_items_that_were_throttled() {
+        let consumption = Consumption::default();
+        let transaction = asked("TransactWriteItems", &["a", "b", "a", "c"], &consumption);
+        let reasons =
+            ["ThrottlingError", "ConditionalCheckFailed", "ProvisionedThroughputExceeded", "None"];
+        let reasons = reasons.map(|code| CancellationReason::builder().code(code).build());
+        let cancelled =
+            TransactionCanceledException::builder().set_cancellation_reasons(Some(reasons.into()));
+        transaction.count_throttles(&Error::erase(
+            TransactWriteItemsError::TransactionCanceledException(cancelled.build()),
+        ));
+        assert_eq!(throttles(&consumption, "a"), (0, 2));
+        assert_eq!((throttles(&consumption, "b"), throttles(&consumption, "c")), ((0, 0), (0, 0)));
+    }
+
+    #[test]
+    fn units_that_are_told_by_kind_are_taken_by_kind() {
+        let consumption = Consumption::default();
+        let transaction = asked("TransactWriteItems", &["a", "b"], &consumption);
+        let consumed = ConsumedCapacity::builder().table_name("b").capacity_units(6.0);
+        transaction.count(&consumed.clone().build(), &consumption);
+        let by_kind = consumed.read_capacity_units(2.0).write_capacity_units(4.0);
+        transaction.count(&by_kind.build(), &consumption);
+        let used = consumption.used("b");
+        assert_eq!((used.units(Direction::Read), used.units(Direction::Write)), (2.0, 10.0));
+        assert_eq!(consumption.used("a"), super::super::consumption::Used::default());
     }
 }

@@ -15,7 +15,9 @@ mod moto;
 
 mod capacity;
 mod cloudwatch;
+mod consumption;
 mod data;
 mod events;
+mod load;
 mod provision;
 mod world;

@@ -22,7 +22,6 @@ const EDGES: &[(&str, &str, &str, &str, &str)] = &[
     ("sweep_interval", "10ms", "1h", "9ms", "61m"),
     ("journal_retention", "1m", "30d", "59s", "31d"),
     ("load_interval", "100ms", "1h", "99ms", "61m"),
-    ("load_spare_from", "0", "1", "-0.1", "1.1"),
     ("events_lease", "1s", "10m", "999ms", "11m"),
     ("operations_interval", "10ms", "1m", "9ms", "61s"),
     ("operations_takeover", "2s", "1h", "1999ms", "61m"),
@@ -91,6 +90,7 @@ fn shapes_of_text_values() {
         ("memory_mode", "bounded"),
         ("cloudwatch_metrics", "publish"),
         ("load_limit", "10"),
+        ("load_spare_from", "0.9"),
         ("log_format", "json"),
         ("insecure", "false"),
     ];
@@ -124,6 +124,8 @@ fn shapes_of_text_values() {
         ("cloudwatch_metrics", "on"),
         ("load_limit", "10.1"),
         ("load_limit", "0.7"),
+        ("load_spare_from", "-0.1"),
+        ("load_spare_from", "0.91"),
         ("insecure", "yes"),
         ("data_dir", ""),
     ];
