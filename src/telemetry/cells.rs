@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Meter};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Meter};
 use opentelemetry_semantic_conventions::attribute::DB_COLLECTION_NAME;
 use parking_lot::Mutex;
 
@@ -27,7 +27,7 @@ pub const PLACEMENTS: &str = "cell.placements";
 /// How busy a cell's tables are, whoever uses them; 1 is all of their throughput.
 pub const UTILISATION: &str = "cell.utilisation";
 /// Requests a minute that are throttled in a cell's tables, whoever makes them.
-pub const THROTTLE_RATE: &str = "cell.throttle_rate";
+pub const THROTTLED_PER_MINUTE: &str = "cell.throttled_per_minute";
 /// How long ago a cell's load was measured, in seconds.
 pub const LOAD_AGE: &str = "cell.load.age";
 /// Data for CloudWatch, by `outcome` (`sent|dropped`).
@@ -127,13 +127,14 @@ impl CellMetrics {
 
     /// From now on, every export asks `look` what there is to show of each cell. To be called once.
     pub fn show(&self, look: impl Fn() -> Vec<CellGauges> + Send + Sync + 'static) {
-        let look = Arc::new(move || {
+        let look: Look = Arc::new(move || {
             let mut cells = look();
             cells.truncate(MAX_CELL_LABELS);
             cells
         });
+        let meter = &self.meter;
         let looking = Arc::clone(&look);
-        self.meter
+        meter
             .u64_observable_gauge(PLACEMENTS)
             .with_unit("{placement}")
             .with_description("Placements in a cell")
@@ -143,54 +144,72 @@ impl CellMetrics {
                 }
             })
             .build();
-        let of_load: [(&'static str, &'static str, &'static str, fn(&LoadGauges) -> f64); 3] = [
-            (UTILISATION, "1", "How busy a cell's tables are", |load| load.utilisation),
-            (THROTTLE_RATE, "{request}/min", "Requests that are throttled in a cell", |load| {
-                load.throttled_per_minute
-            }),
-            (LOAD_AGE, "s", "How long ago a cell's load was measured", |load| load.age_seconds),
-        ];
-        for (name, unit, description, value) in of_load {
-            let look = Arc::clone(&look);
-            self.meter
-                .f64_observable_gauge(name)
-                .with_unit(unit)
-                .with_description(description)
-                .with_callback(move |gauge| {
-                    for CellGauges { cell, load, .. } in look() {
-                        let value = load.as_ref().map(value);
-                        if let Some(value) = value {
-                            gauge.observe(value, &[KeyValue::new(CELL_ID, cell)]);
-                        }
-                    }
-                })
-                .build();
+        meter
+            .f64_observable_gauge(UTILISATION)
+            .with_unit("1")
+            .with_description("How busy a cell's tables are; 1 is all of their throughput")
+            .with_callback(of_load(&look, |load| load.utilisation))
+            .build();
+        meter
+            .f64_observable_gauge(THROTTLED_PER_MINUTE)
+            .with_unit("{request}")
+            .with_description("Requests a minute that are throttled in a cell's tables")
+            .with_callback(of_load(&look, |load| load.throttled_per_minute))
+            .build();
+        meter
+            .f64_observable_gauge(LOAD_AGE)
+            .with_unit("s")
+            .with_description("How long ago a cell's load was measured")
+            .with_callback(of_load(&look, |load| load.age_seconds))
+            .build();
+        meter
+            .u64_observable_gauge(TABLE_ITEMS)
+            .with_unit("{item}")
+            .with_description("Items in a cell's table")
+            .with_callback(of_table(&look, |(_, items, _)| *items))
+            .build();
+        meter
+            .u64_observable_gauge(TABLE_SIZE)
+            .with_unit("By")
+            .with_description("Bytes in a cell's table and its indexes")
+            .with_callback(of_table(&look, |(_, _, bytes)| *bytes))
+            .build();
+    }
+}
+
+/// What there is to show at this moment.
+type Look = Arc<dyn Fn() -> Vec<CellGauges> + Send + Sync>;
+
+/// Shows something of the load of each cell where that is known.
+fn of_load(
+    look: &Look,
+    value: fn(&LoadGauges) -> f64,
+) -> impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static {
+    let look = Arc::clone(look);
+    move |gauge| {
+        for CellGauges { cell, load, .. } in look() {
+            if let Some(load) = load {
+                gauge.observe(value(&load), &[KeyValue::new(CELL_ID, cell)]);
+            }
         }
-        let of_table: [(&'static str, &'static str, &'static str, fn((u64, u64)) -> u64); 2] = [
-            (TABLE_ITEMS, "{item}", "Items in a cell's table", |(items, _)| items),
-            (TABLE_SIZE, "By", "Bytes in a cell's table and its indexes", |(_, bytes)| bytes),
-        ];
-        for (name, unit, description, value) in of_table {
-            let look = Arc::clone(&look);
-            self.meter
-                .u64_observable_gauge(name)
-                .with_unit(unit)
-                .with_description(description)
-                .with_callback(move |gauge| {
-                    let of_cell = |cell: CellGauges| {
-                        let tables = cell.load.map(|load| load.tables).unwrap_or_default();
-                        tables.into_iter().map(move |table| (cell.cell.clone(), table))
-                    };
-                    let tables = look().into_iter().flat_map(of_cell).take(MAX_TABLE_LABELS);
-                    for (cell, (table, items, bytes)) in tables {
-                        let labels = [
-                            KeyValue::new(CELL_ID, cell),
-                            KeyValue::new(DB_COLLECTION_NAME, table),
-                        ];
-                        gauge.observe(value((items, bytes)), &labels);
-                    }
-                })
-                .build();
+    }
+}
+
+/// Shows something of each table.
+fn of_table(
+    look: &Look,
+    value: fn(&(String, u64, u64)) -> u64,
+) -> impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static {
+    let look = Arc::clone(look);
+    move |gauge| {
+        let of_cell = |cell: CellGauges| {
+            let tables = cell.load.map(|load| load.tables).unwrap_or_default();
+            tables.into_iter().map(move |table| (cell.cell.clone(), table))
+        };
+        for (cell, table) in look().into_iter().flat_map(of_cell).take(MAX_TABLE_LABELS) {
+            let value = value(&table);
+            let table = KeyValue::new(DB_COLLECTION_NAME, table.0);
+            gauge.observe(value, &[KeyValue::new(CELL_ID, cell), table]);
         }
     }
 }
