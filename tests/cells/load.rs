@@ -4,9 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use cell_directory::domain::{CellId, Timestamp};
+use cell_directory::metering::{LoadRecord, LoadRecords};
 use cell_directory::proto::v1;
+use cell_directory::store::dynamodb::{
+    DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, connect, tables,
+};
 
-use crate::celld::{Celld, cell, command};
+use crate::celld::{Celld, cell, command, unique};
 use crate::cloudwatch::{CloudWatch, Datum};
 use crate::data::message;
 use crate::dynamodb_local::DynamoDbLocal;
@@ -102,7 +107,7 @@ async fn busy_cells_are_measured_in_turns_published_once_shown_and_spared() {
     wait_for_cells(&one, both).await;
     let cells = wait_for_cells(&two, both).await;
     assert!((utilisation(&cells, "cell-a").unwrap() - 0.5).abs() < 1e-9, "{cells:?}");
-    let busy = cells[1].load.clone().unwrap();
+    let busy = cells[1].load.unwrap();
     assert!((busy.utilisation - 0.95).abs() < 1e-9, "{busy:?}");
     assert!((busy.throttled_per_minute - 3.0).abs() < 1e-9 && busy.overloaded, "{busy:?}");
     assert_eq!(cells[2].load, None, "a cell without tables");
@@ -243,6 +248,38 @@ async fn our_own_consumption_is_published_to_the_unit() {
         owners,
         [control("CellControl"), control("CellMappings"), owned(customers, "cell-a")].into()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_and_a_cells_record_have_one_winner() {
+    let prefix = unique("loads");
+    let endpoint = Some(DynamoDbLocal::shared().endpoint());
+    let read_timeout = Duration::from_secs(20);
+    let options = DynamoDbOptions { endpoint, read_timeout, ..DynamoDbOptions::default() };
+    let (client, names) = (connect(&options).await, TableNames::with_prefix(&prefix).unwrap());
+    tables::create(&client, &names).await.unwrap();
+    let store = DynamoDbStore::new(client, names, StoreSettings::default());
+
+    let mut won = Vec::new();
+    for turn in [5, 5, 4, 6, 10_000, 7, 7, 8] {
+        won.push(store.take_turn(turn, 2).await.unwrap());
+    }
+    // The turn of a clock that was far ahead is no turn.
+    assert_eq!(won, [true, false, false, true, true, true, false, true]);
+
+    let at = |seconds| Timestamp::from_seconds(seconds).unwrap();
+    let record = |seconds| LoadRecord {
+        cell: CellId::new("cell-a").unwrap(),
+        at: at(seconds),
+        load: None,
+        published: Some(seconds),
+    };
+    assert_eq!(store.loads().await.unwrap(), Vec::new(), "the turn is no load");
+    assert!(store.put_load(&record(60), None).await.unwrap());
+    assert!(!store.put_load(&record(61), None).await.unwrap());
+    assert!(store.put_load(&record(120), Some(at(60))).await.unwrap());
+    assert!(!store.put_load(&record(121), Some(at(60))).await.unwrap());
+    assert_eq!(store.loads().await.unwrap(), [record(120)]);
 }
 
 fn put(tenant: &str) -> v1::PutRequest {

@@ -19,7 +19,8 @@ pub struct AwsBoard(pub(super) aws_sdk_cloudwatch::Client);
 impl Board for AwsBoard {
     async fn put(&self, data: &[Datum]) -> Result<(), CloudError> {
         let data = data.iter().map(datum).collect();
-        let request = self.0.put_metric_data().namespace(NAMESPACE).set_metric_data(Some(data));
+        let client = &self.0;
+        let request = client.put_metric_data().namespace(NAMESPACE).set_metric_data(Some(data));
         request.send().await.map(|_| ()).map_err(|error| cloud_error(&error))
     }
 }
