@@ -60,7 +60,7 @@ def labels():
     found = set(re.findall(r'KeyValue::new\("(\w+)"', telemetry))
     constants = dict(re.findall(r'pub const (\w+): &str = "([^"]+)";', telemetry))
     found |= {constants[name] for name in re.findall(r"KeyValue::new\(names::(\w+)", telemetry)}
-    found |= {"rpc.method", "rpc.system.name", "rpc.response.status_code", "error.type"}
+    found |= {"rpc.method", "rpc.system.name", "rpc.response.status_code", "error.type", "db.collection.name"}
     # Resource attributes, the histogram's own, and what Grafana and label_replace bring.
     return {name.replace(".", "_") for name in found} | {"job", "instance", "le"}
 
