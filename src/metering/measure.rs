@@ -215,3 +215,7 @@ fn later(now: Timestamp, known: Option<&LoadRecord>) -> Timestamp {
         _ => now,
     }
 }
+
+#[cfg(test)]
+#[path = "measure_tests.rs"]
+mod tests;

@@ -125,6 +125,11 @@ impl Outbox {
         waiting.drain(..count).collect()
     }
 
+    #[cfg(test)]
+    pub fn take_all(&self) -> Vec<Datum> {
+        self.0.waiting.lock().drain(..).collect()
+    }
+
     /// Puts a batch back where it was.
     fn give_back(&self, batch: Vec<Datum>) {
         let mut waiting = self.0.waiting.lock();
