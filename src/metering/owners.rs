@@ -67,6 +67,7 @@ mod tests {
             ("p-CellControl", CONTROL),
             ("p-CellMappings", CONTROL),
             ("p-Orders-a", "a"),
+            ("p-X-a", "a"),
             ("p-Orders-b-a", "b-a"),
             ("p-Order-lines-ab", "ab"),
             ("p-Orders-c", OTHER),

@@ -145,12 +145,33 @@ async fn answer(
     if let Ok(answer) = serde_json::from_slice::<serde_json::Value>(&body) {
         let read = ["GetItem", "BatchGetItem", "Query", "Scan"].contains(&operation.as_str());
         let mut state = state.lock();
+        if parts.status.is_success() && ITEM_CALLS.contains(&operation.as_str()) {
+            // Who did not ask for the capacity cannot count it.
+            if answer["ConsumedCapacity"].is_null() {
+                *state.reported.entry((format!("an unasked {operation}"), read)).or_insert(0.0) +=
+                    1.0;
+            }
+        }
         for (table, units) in consumed(&answer) {
             *state.reported.entry((table, read)).or_insert(0.0) += units;
         }
     }
     Ok(Response::from_parts(parts, Full::new(body)))
 }
+
+/// Calls whose answers tell of capacity, if they are asked.
+const ITEM_CALLS: [&str; 10] = [
+    "GetItem",
+    "BatchGetItem",
+    "Query",
+    "Scan",
+    "PutItem",
+    "UpdateItem",
+    "DeleteItem",
+    "BatchWriteItem",
+    "TransactWriteItems",
+    "TransactGetItems",
+];
 
 /// What an answer of DynamoDB says of consumed capacity, by table.
 fn consumed(answer: &serde_json::Value) -> Vec<(String, f64)> {
