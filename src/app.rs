@@ -2,6 +2,7 @@
 
 mod cells;
 mod demo;
+mod metering;
 mod settings;
 
 use std::io::Write;
@@ -20,6 +21,7 @@ use crate::directory::{self, Clock, Directory, Ingredients, Randomness};
 use crate::domain::Invalid;
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::grpc::{BoundServer, Items, ServeError};
+use crate::metering::Consumption;
 use crate::store::dynamodb::{self, DynamoDbStore, StoreSettings, TableNames, tables};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
@@ -155,11 +157,13 @@ impl Served {
         // Bound first: a second celld on the same address fails before it touches anything.
         let server = BoundServer::bind(config.listen).await?;
         // Clients of their own, so that what they are denied is not the routing table's.
-        let shared = dynamodb::client::shared_config(&options(config, endpoint.clone())).await;
-        let aws = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone()));
-        let regions = Regions::new(shared, endpoint.clone());
-        let control_client = connect(config, endpoint.clone()).await;
-        let client = connect(config, endpoint).await;
+        let consumption = Consumption::default();
+        let options = options(config, endpoint.clone(), consumption.clone());
+        let shared = dynamodb::client::shared_config(&options).await;
+        let aws = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone(), consumption.clone()));
+        let regions = Regions::new(shared, endpoint.clone(), consumption.clone());
+        let control_client = dynamodb::connect(&options).await;
+        let client = dynamodb::connect(&options).await;
         let names = table_names(config)?;
         let keep = keep(config, &client).await?;
         let tasks = Tasks::new();
@@ -182,7 +186,15 @@ impl Served {
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
         let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
         let records: Arc<dyn CellRecords> = store.clone();
+        let metering = metering::Metering {
+            consumption,
+            aws: aws.clone(),
+            loads: store.clone(),
+            records: records.clone(),
+            endpoint,
+        };
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
+        metering.start(config, telemetry, &directory, &tasks)?;
         let cells = cells::Cells { aws, regions, records, control: control_client };
         let (registrar, items) = cells.start(config, &directory, &tasks)?;
         Ok(Self { directory, cells: registrar, items, server, tasks })

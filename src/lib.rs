@@ -16,6 +16,7 @@ pub mod directory;
 pub mod domain;
 pub mod embedded;
 pub mod grpc;
+pub mod metering;
 pub mod mutants;
 pub mod store;
 pub mod tasks;

@@ -7,21 +7,27 @@ use tokio_util::sync::CancellationToken;
 
 use super::AppError;
 use crate::config::{self, AssignmentPolicy, Config};
-use crate::directory::policy::{self, Constrained, Rendezvous, TwoChoices};
+use crate::directory::policy::{self, Constrained, Rendezvous, Sparing, TwoChoices};
 use crate::directory::{CommitterSettings, MemoryMode, Pauses, Settings, StackSettings};
 use crate::domain::CellId;
 use crate::grpc::{self, AdmissionSettings, ConnectionSettings, ServerSettings};
+use crate::metering::Consumption;
 use crate::store::dynamodb::{self, DynamoDbOptions, TableNames};
 use crate::telemetry::rpc::RpcTracer;
 use crate::telemetry::{self, Telemetry, TelemetryConfig, TenantLabel};
 
 pub(super) async fn connect(config: &Config, endpoint: Option<String>) -> aws_sdk_dynamodb::Client {
-    dynamodb::connect(&options(config, endpoint)).await
+    dynamodb::connect(&options(config, endpoint, Consumption::default())).await
 }
 
-pub(super) fn options(config: &Config, endpoint: Option<String>) -> DynamoDbOptions {
+pub(super) fn options(
+    config: &Config,
+    endpoint: Option<String>,
+    consumption: Consumption,
+) -> DynamoDbOptions {
     DynamoDbOptions {
         endpoint,
+        consumption,
         region: config.region.clone(),
         read_timeout: config.read_timeout,
         commit_timeout: config.commit_timeout,
@@ -72,8 +78,8 @@ pub fn memory_mode(config: &Config) -> MemoryMode {
 
 pub(super) fn policy_of(policy: AssignmentPolicy) -> Arc<dyn policy::AssignmentPolicy> {
     match policy {
-        AssignmentPolicy::Rendezvous => Arc::new(Constrained(Rendezvous)),
-        AssignmentPolicy::LeastLoaded => Arc::new(Constrained(TwoChoices)),
+        AssignmentPolicy::Rendezvous => Arc::new(Constrained(Sparing(Rendezvous))),
+        AssignmentPolicy::LeastLoaded => Arc::new(Constrained(Sparing(TwoChoices))),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! An emulator that does not know a call says so, and the feature counts as unsupported there.
 
+mod board;
 mod build;
 mod meters;
 mod observe;
@@ -25,12 +26,15 @@ use aws_sdk_dynamodb::types::{
 };
 use parking_lot::Mutex;
 
+pub use board::AwsBoard;
+
 use super::cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, TableRef};
 use super::data::Item;
 use super::plan::{Change, Dimension, Observed, Wanted};
 use super::table_set::{Autoscaling, Billing};
 use crate::domain::Region;
-use crate::store::dynamodb::client::{call_timeouts, of_aws};
+use crate::metering::Consumption;
+use crate::store::dynamodb::client::{call_timeouts, counting, of_aws};
 
 /// Longest wait for the answer of one call. Calls that change tables take longer than reads.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -69,6 +73,7 @@ pub struct AwsCloud(Regions);
 pub struct Regions {
     config: SdkConfig,
     endpoint: Option<String>,
+    consumption: Consumption,
     clients: Mutex<HashMap<Region, Clients>>,
 }
 
@@ -82,21 +87,30 @@ struct Clients {
 
 impl AwsCloud {
     /// Arguments as of [`Regions::new`]; calls get the time that such calls take.
-    pub fn new(config: SdkConfig, endpoint: Option<String>) -> Self {
+    pub fn new(config: SdkConfig, endpoint: Option<String>, consumption: Consumption) -> Self {
         let timeouts = config.timeout_config().map(|timeouts| {
             let connect = timeouts.connect_timeout().unwrap_or(CALL_TIMEOUT);
             call_timeouts(CALL_TIMEOUT).to_builder().connect_timeout(connect).build()
         });
         let mut builder = config.into_builder();
         builder.set_timeout_config(timeouts);
-        Self(Regions::new(builder.build(), endpoint))
+        Self(Regions::new(builder.build(), endpoint, consumption))
+    }
+}
+
+impl AwsCloud {
+    /// CloudWatch, in the Region of the control tables.
+    pub fn board(&self) -> AwsBoard {
+        let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(&self.0.config);
+        cloudwatch.set_endpoint_url(self.0.elsewhere());
+        AwsBoard(aws_sdk_cloudwatch::Client::from_conf(cloudwatch.build()))
     }
 }
 
 impl Regions {
     /// `endpoint`: DynamoDB's. One that is not AWS's own is asked for everything: an emulator has all its services behind one.
-    pub fn new(config: SdkConfig, endpoint: Option<String>) -> Self {
-        Self { config, endpoint, clients: Mutex::default() }
+    pub fn new(config: SdkConfig, endpoint: Option<String>, consumption: Consumption) -> Self {
+        Self { config, endpoint, consumption, clients: Mutex::default() }
     }
 
     /// DynamoDB in a Region.
@@ -109,21 +123,25 @@ impl Regions {
         self.clients(region).streams
     }
 
+    /// Where services other than DynamoDB are, if not where AWS has them: an interface endpoint of DynamoDB's serves no others.
+    fn elsewhere(&self) -> Option<String> {
+        self.endpoint.clone().filter(|endpoint| !of_aws(endpoint))
+    }
+
     fn clients(&self, region: &Region) -> Clients {
         let mut clients = self.clients.lock();
         let made = clients.entry(region.clone()).or_insert_with(|| {
             let region = AwsRegion::new(region.as_str().to_owned());
             let config = self.config.to_builder().region(region).build();
-            let mut dynamodb = aws_sdk_dynamodb::config::Builder::from(&config);
+            let mut dynamodb = counting(&config, self.consumption.clone());
             let mut scaling = aws_sdk_applicationautoscaling::config::Builder::from(&config);
             let mut streams = aws_sdk_dynamodbstreams::config::Builder::from(&config);
             let mut cloudwatch = aws_sdk_cloudwatch::config::Builder::from(&config);
             dynamodb.set_endpoint_url(self.endpoint.clone());
-            // An interface endpoint of DynamoDB's serves no streams.
-            let elsewhere = self.endpoint.clone().filter(|endpoint| !of_aws(endpoint));
+            let elsewhere = self.elsewhere();
             streams.set_endpoint_url(elsewhere.clone());
             cloudwatch.set_endpoint_url(elsewhere);
-            scaling.set_endpoint_url(self.endpoint.clone().filter(|endpoint| !of_aws(endpoint)));
+            scaling.set_endpoint_url(self.elsewhere());
             Clients {
                 dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb.build()),
                 scaling: aws_sdk_applicationautoscaling::Client::from_conf(scaling.build()),

@@ -18,7 +18,7 @@ pub mod data;
 mod error;
 pub mod events;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod memory;
 mod operation;
 mod plan;

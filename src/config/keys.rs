@@ -40,6 +40,9 @@ pub mod bound {
     pub const DRILL_PAGES_PER_SECOND: RangeInclusive<u32> = 1..=1000;
     pub const OPERATIONS_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const OPERATIONS_TAKEOVER: Span = Duration::from_secs(2)..=HOUR;
+    pub const LOAD_INTERVAL: Span = Duration::from_millis(100)..=HOUR;
+    pub const LOAD_SPARE_FROM: RangeInclusive<f64> = 0.0..=1.0;
+    pub const LOAD_LIMIT: RangeInclusive<f64> = 0.0..=10.0;
     pub const EVENTS_LEASE: Span = Duration::from_secs(1)..=Duration::from_secs(10 * 60);
     pub const JOURNAL_RETENTION: Span = MINUTE..=days(30);
     pub const SNAPSHOT_INTERVAL: Span = Duration::ZERO..=days(1);
@@ -214,6 +217,22 @@ pub struct Config {
     #[arg(long, default_value = "15s", value_parser = duration(bound::EVENTS_LEASE))]
     pub events_lease: Duration,
 
+    /// What CloudWatch is used for: asked how busy cells are, told metrics of cells, too, or nothing; it bills both
+    #[arg(long, value_enum, default_value = "auto")]
+    pub cloudwatch_metrics: CloudWatchMetrics,
+
+    /// Time between two measurements of how busy cells are, which the replicas take turns in, 100ms to 1h
+    #[arg(long, default_value = "5m", value_parser = duration(bound::LOAD_INTERVAL))]
+    pub load_interval: Duration,
+
+    /// Utilisation of a cell's tables from which its share of new tenants falls, 0 to 1
+    #[arg(long, default_value = "0.75", value_parser = number(bound::LOAD_SPARE_FROM))]
+    pub load_spare_from: f64,
+
+    /// Utilisation at which a cell gets new tenants only where no other cell can take them, 0 to 10; at least --load-spare-from
+    #[arg(long, default_value = "0.9", value_parser = number(bound::LOAD_LIMIT))]
+    pub load_limit: f64,
+
     /// Time from a placement's expiry until DynamoDB's own TTL may delete the item, 1h to 365d
     #[arg(long, default_value = "30d", value_parser = duration(bound::EXPIRY_GRACE))]
     pub expiry_grace: Duration,
@@ -349,6 +368,19 @@ pub enum AssignmentPolicy {
     Rendezvous,
     /// The cell with the most free capacity
     LeastLoaded,
+}
+
+/// What CloudWatch is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CloudWatchMetrics {
+    /// `read` where DynamoDB is AWS's own, `off` on emulators
+    Auto,
+    /// Nothing is asked and nothing told: how busy cells are is not known
+    Off,
+    /// How busy cells are is asked, and new tenants are assigned by it
+    Read,
+    /// The same, and metrics are put to the namespace CellBasedArchitecture/DynamoDB
+    Publish,
 }
 
 /// How much of the routing table is kept in memory.

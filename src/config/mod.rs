@@ -20,7 +20,9 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use keys::{AssignmentPolicy, Config, HttpUrl, LogFormat, MemoryMode, Secret, bound};
+pub use keys::{
+    AssignmentPolicy, CloudWatchMetrics, Config, HttpUrl, LogFormat, MemoryMode, Secret, bound,
+};
 use layers::{Kind, Layer};
 
 /// What the process was asked to do.
@@ -207,7 +209,7 @@ fn command() -> clap::Command {
 /// [`ConfigError::Usage`] for a bad flag, `--help` and `--version`. [`ConfigError::Invalid`] for everything wrong in the
 /// lower layers (unreadable file, unknown key, bad value, whether or not a flag overrides it); or, when every value is
 /// good by itself, for values that contradict each other: one of `tls_cert` and `tls_key`; `listen` beyond loopback with neither
-/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `retry_backoff_max` under `retry_backoff_min`;
+/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `retry_backoff_max` under `retry_backoff_min`; `load_limit` under `load_spare_from`;
 /// a short `tenant_hash_key`; and for `dev` a `dynamodb_endpoint` or both listeners on one address.
 pub fn parse<A, E>(args: A, variables: E) -> Result<Invocation, ConfigError>
 where
@@ -382,6 +384,17 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
             format!("bad value \"{upper_text}\": expected at least {at_least}"),
         );
     }
+
+    refuse(
+        config.load_limit < config.load_spare_from,
+        "load_limit",
+        format!(
+            "bad value {}: expected at least {}, the value of load_spare_from ({})",
+            config.load_limit,
+            config.load_spare_from,
+            origin("load_spare_from")
+        ),
+    );
 
     let key_chars = config.tenant_hash_key.as_ref().map(|key| key.expose().chars().count());
     let min_chars = bound::TENANT_HASH_KEY_MIN_CHARS;

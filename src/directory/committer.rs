@@ -241,7 +241,8 @@ impl Task {
             &registry,
             self.parts.clock.now(),
             self.parts.settings.request_retention,
-        );
+        )
+        .with_loads(self.parts.replica.loads());
         let sorted = self.sort(&mut draft, backlog);
         if !draft.is_empty() {
             let (commit, owners) = draft.finish(Nonce::new(self.parts.randomness.draw()));

@@ -18,7 +18,7 @@ use super::policy::{AssignmentPolicy, Candidate};
 use super::registry::{Registry, total_deltas};
 use crate::domain::{
     Capacity, Cell, CellId, CellState, Change, Cluster, Constraints, Endpoint, Epoch, JournalEntry,
-    Labels, LeaseDuration, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region,
+    Labels, LeaseDuration, Loads, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region,
     RequestId, RequestRecord, StoredOutcome, Timestamp, Weight,
 };
 use crate::store::{self, Commit, MAX_ENTRY_BYTES, MAX_WRITES, Write};
@@ -164,6 +164,8 @@ pub struct Draft<'a> {
     base: &'a Registry,
     /// The registry with what is drafted.
     registry: Registry,
+    /// How busy cells are, as far as that is known.
+    loads: Arc<Loads>,
     /// Commands included so far.
     commands: usize,
     changes: Vec<Change>,
@@ -214,6 +216,7 @@ impl<'a> Draft<'a> {
             request_retention,
             base: registry,
             registry: registry.clone(),
+            loads: Arc::default(),
             commands: 0,
             changes: Vec::new(),
             writes: Vec::new(),
@@ -225,6 +228,11 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The same with loads that new tenants' cells are chosen by.
+    pub fn with_loads(self, loads: Arc<Loads>) -> Self {
+        Self { loads, ..self }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.commands == 0
     }
@@ -234,7 +242,8 @@ impl<'a> Draft<'a> {
         if self.touches(command) {
             return Drafted::Deferred;
         }
-        let on = |registry| Decision { policy: self.policy, now: self.now, registry };
+        let loads = &*self.loads;
+        let on = |registry| Decision { policy: self.policy, now: self.now, registry, loads };
         match on(&self.registry).decide(&command.action) {
             Ok(Ok(Addition { change, writes, outcome })) => {
                 self.include(command, Inclusion { change: Some(change), writes, outcome })

@@ -22,7 +22,7 @@ mod error;
 mod facade_tests;
 mod feed;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod keeper;
 mod leases;
 mod loader;
@@ -72,8 +72,8 @@ pub use stack::{
 pub use watcher::{HEARTBEAT, Piece, WatchEnd, WatchOptions, Watcher};
 
 use crate::domain::{
-    CellId, Epoch, HistoryRecord, LeaseDuration, Mapping, PartitionKey, Placement, PlacementEvent,
-    Timestamp,
+    CellId, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping, PartitionKey, Placement,
+    PlacementEvent, Timestamp,
 };
 use crate::store::{Cursor, Page, Store};
 use crate::tasks::Tasks;
@@ -300,6 +300,16 @@ impl Directory {
         self.shared.replica.peek(look)
     }
 
+    /// How busy cells are, as far as that is known here.
+    pub fn loads(&self) -> Arc<Loads> {
+        self.shared.replica.loads()
+    }
+
+    /// From now on, new tenants' cells are chosen by these loads.
+    pub fn set_loads(&self, loads: Loads) {
+        self.shared.replica.set_loads(loads);
+    }
+
     /// The registry of cells as it stands in the table.
     pub async fn registry(&self) -> Result<Arc<Registry>, Error> {
         self.shared.replica.catch_up().await?;
@@ -461,7 +471,8 @@ impl Directory {
         }
         let registry = self.registry().await?;
         let retention = self.shared.settings.committer.request_retention;
-        let mut draft = Draft::new(&*self.shared.policy, &registry, self.now(), retention);
+        let mut draft = Draft::new(&*self.shared.policy, &registry, self.now(), retention)
+            .with_loads(self.loads());
         match draft.add(&command) {
             Drafted::Included(outcome) => Ok(outcome),
             Drafted::Settled(answer) => Ok(answer?),

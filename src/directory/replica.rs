@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use super::leases::LeaseTerms;
 use super::memory::Memory;
 use super::randomness::Randomness;
 use super::registry::Registry;
-use crate::domain::{JournalEntry, JournalId, Sequence};
+use crate::domain::{JournalEntry, JournalId, Loads, Sequence};
 use crate::store::{Head, Journal, StoreError};
 
 /// Most entries read at once.
@@ -36,6 +36,8 @@ pub struct Replica {
     clock: Clock,
     randomness: Randomness,
     registry: ArcSwapOption<Registry>,
+    /// How busy cells are. Not of the registry, which is the same in every replica.
+    loads: ArcSwap<Loads>,
     feed: Feed,
     /// Told when the whole table has to be read.
     load_wanted: Notify,
@@ -52,6 +54,7 @@ impl Replica {
             clock,
             randomness: Randomness::system(),
             registry: ArcSwapOption::empty(),
+            loads: ArcSwap::default(),
             feed: Feed::default(),
             load_wanted: Notify::new(),
             terms: Mutex::default(),
@@ -99,6 +102,15 @@ impl Replica {
     /// Runs `look` on the registry without taking a share of it, for hot paths. `None` until it has been read.
     pub fn peek<T>(&self, look: impl FnOnce(&Registry) -> T) -> Option<T> {
         self.registry.load().as_deref().map(look)
+    }
+
+    /// How busy cells are, as far as that is known here. It decides preferences only, so replicas may differ.
+    pub fn loads(&self) -> Arc<Loads> {
+        self.loads.load_full()
+    }
+
+    pub fn set_loads(&self, loads: Loads) {
+        self.loads.store(Arc::new(loads));
     }
 
     /// When no lease is left that anybody may have been given on what stood before an entry, from what this replica knows of the

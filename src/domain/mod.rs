@@ -7,6 +7,7 @@ mod cell;
 mod cluster;
 mod id;
 mod journal;
+mod load;
 mod placement;
 mod time;
 
@@ -14,6 +15,7 @@ pub use cell::{Capacity, Cell, CellState, Endpoint, Labels, Region, Weight};
 pub use cluster::{Cluster, LeaseDuration};
 pub use id::{CellId, Epoch, Invalid, JournalId, Nonce, PartitionKey, RequestId, Sequence};
 pub use journal::{Change, JournalEntry};
+pub use load::{CellLoad, LEAST_SHARE, LoadTerms, Loads, TableLoad};
 pub use placement::{
     Constraints, HistoryRecord, Mapping, Placement, PlacementEvent, RequestRecord, StoredOutcome,
     WriteMode,

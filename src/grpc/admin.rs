@@ -41,7 +41,8 @@ impl CellAdmin for AdminService {
     ) -> Result<Response<v1::GetCellResponse>, Status> {
         let id = parse::cell_id("cell_id", &request.into_inner().cell_id)?;
         let registry = self.directory.registry().await.map_err(Fault::from)?;
-        let cell = registry.cell(&id).map(|cell| convert::cell(cell));
+        let loads = self.directory.loads();
+        let cell = registry.cell(&id).map(|cell| convert::cell_with_load(cell, &loads));
         let cell = cell.ok_or_else(|| Fault::from(Refused::CellNotFound { cell: id }))?;
         Ok(Response::new(v1::GetCellResponse { cell: Some(cell) }))
     }
@@ -63,8 +64,10 @@ impl CellAdmin for AdminService {
         cells.truncate(limit);
         let last = cells.last().filter(|_| more);
         let next = last.map(|cell| Cursor(cell.id.as_str().to_owned()));
+        let loads = self.directory.loads();
+        let cells = cells.into_iter().map(|cell| convert::cell_with_load(cell, &loads));
         Ok(Response::new(v1::ListCellsResponse {
-            cells: cells.into_iter().map(|cell| convert::cell(cell)).collect(),
+            cells: cells.collect(),
             next_page_token: query.token(next),
         }))
     }

@@ -7,7 +7,7 @@ use crate::directory::{
     Clock, FallbackReason, Home, Registry, Residence, Routed, Source, Standing as Stand, Step,
 };
 use crate::domain::{
-    Cell, CellState, Cluster, HistoryRecord, JournalId, Placement, PlacementEvent, Sequence,
+    Cell, CellState, Cluster, HistoryRecord, JournalId, Loads, Placement, PlacementEvent, Sequence,
     Timestamp, WriteMode,
 };
 use crate::proto::v1;
@@ -229,7 +229,21 @@ pub fn cell(cell: &Cell) -> v1::Cell {
         create_time: Some(timestamp(cell.created)),
         update_time: Some(timestamp(cell.updated)),
         placement_count: cell.placements,
+        load: None,
     }
+}
+
+/// A cell, and how busy it is as far as that is known.
+pub fn cell_with_load(cell: &Cell, loads: &Loads) -> v1::Cell {
+    let load = loads.get(&cell.id).map(|load| v1::CellLoad {
+        measure_time: Some(timestamp(load.at)),
+        utilisation: load.utilisation,
+        throttled_per_minute: load.throttled_per_minute,
+        item_count: load.items(),
+        size_bytes: load.bytes(),
+        overloaded: loads.overloaded(&cell.id).is_some(),
+    });
+    v1::Cell { load, ..self::cell(cell) }
 }
 
 fn cell_state(state: CellState) -> v1::CellState {

@@ -15,6 +15,7 @@
 //! Spans are exported if their target begins with [`names::SPAN_TARGET_PREFIX`] and their level is `INFO` or graver:
 //! `info_span!(target: "cells::rpc", ..)`.
 
+pub mod cells;
 pub mod decisions;
 pub mod export;
 pub mod late;
@@ -38,6 +39,7 @@ use opentelemetry::metrics::{Meter, MeterProvider};
 use opentelemetry_otlp::ExporterBuildError;
 use tracing::Dispatch;
 
+pub use cells::{CellGauges, CellMetrics, LoadGauges};
 pub use decisions::DecisionMetrics;
 pub use late::{LateSpan, LateSpans};
 pub use metrics::{RpcMethod, RpcMetrics};
@@ -222,6 +224,11 @@ impl Telemetry {
     /// The metrics of admission and of connections.
     pub fn overload_metrics(&self) -> OverloadMetrics {
         OverloadMetrics::new(&self.meter)
+    }
+
+    /// The metrics of cells. To be made once and cloned, so that there is one set of table labels.
+    pub fn cell_metrics(&self) -> CellMetrics {
+        CellMetrics::new(&self.meter)
     }
 
     /// For further instruments.

@@ -308,6 +308,31 @@ fn without_an_endpoint_everything_is_a_noop() {
     });
 }
 
+/// A metric that is documented nowhere is one that nobody looks at.
+#[test]
+fn every_metric_is_documented() {
+    let page = include_str!("../../docs/metrics.md");
+    let sources = [
+        include_str!("cells.rs"),
+        include_str!("decisions.rs"),
+        include_str!("metrics.rs"),
+        include_str!("overload.rs"),
+        include_str!("pipeline.rs"),
+    ];
+    let mut found = 0;
+    for source in sources {
+        let names = source.split('"').skip(1).step_by(2).filter(|text| {
+            let named = |prefix| text.starts_with(prefix) && !text.contains([' ', '{', '*']);
+            named("cell.") || named("cells.telemetry.") || named("rpc.server.")
+        });
+        for name in names {
+            assert!(page.contains(&format!("| `{name}` |")), "{name} is not in docs/metrics.md");
+            found += 1;
+        }
+    }
+    assert!(found >= 20, "{found}");
+}
+
 #[test]
 fn bad_settings_are_named() {
     let refused = |change: fn(&mut TelemetryConfig)| {

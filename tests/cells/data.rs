@@ -53,7 +53,7 @@ struct Data {
 }
 
 /// JSON as the calls take it.
-fn message(json: serde_json::Value) -> Struct {
+pub fn message(json: serde_json::Value) -> Struct {
     fn value(json: serde_json::Value) -> prost_types::Value {
         use prost_types::value::Kind;
         let kind = match json {

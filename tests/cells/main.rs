@@ -15,9 +15,11 @@ mod moto;
 
 mod capacity;
 mod cloudwatch;
+mod consumption;
 mod data;
 mod events;
 mod failover;
+mod load;
 mod provision;
 mod recovery;
 mod world;

@@ -84,6 +84,14 @@ impl World {
         world
     }
 
+    /// Another server on the same tables, with more flags.
+    pub async fn join(&self, more: &[&str]) -> Celld {
+        let flags = [&FLAGS[..], more].concat();
+        let server = Celld::serve(&self.engine.endpoint(), &self.prefix, &flags);
+        server.ready().await;
+        server
+    }
+
     /// Ends the server with `kill -9` and starts another.
     pub async fn restart(&mut self) {
         let server = Celld::serve(&self.engine.endpoint(), &self.prefix, &self.flags);

@@ -250,7 +250,7 @@ class Roles(unittest.TestCase):
         allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal", "cell-recovery", "cell-data")}
         # In tests below; and what DynamoDB's ARNs are not for.
         scaling = {"RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"}
-        looking = {"DescribeScalableTargets", "DescribeScalingPolicies", "GetMetricData"}
+        looking = {"DescribeScalableTargets", "DescribeScalingPolicies", "GetMetricData", "PutMetricData"}
         for place, known in (("src/store/dynamodb", set()), ("src/cells", scaling | looking | {"ListBackups"})):
             called = set()
             for path in (TOP / place).rglob("*.rs"):
@@ -265,6 +265,12 @@ class Roles(unittest.TestCase):
         actions = ("dynamodb:ListBackups", "application-autoscaling:DescribeScalableTargets", "application-autoscaling:DescribeScalingPolicies", "cloudwatch:GetMetricData")
         asked = [simulation([ROLES["control-plane"], ROLES["cell-removal"]], action, "*", {}) for action in actions]
         self.assertEqual(simulate(asked), ["Allowed"] * len(actions))
+
+    def test_metrics_only_in_the_namespace_of_cells(self):
+        key = "cloudwatch:namespace"
+        namespaces = ({key: "CellBasedArchitecture/DynamoDB"}, {key: "AWS/DynamoDB"}, {key: "CellBasedArchitecture/DynamoDB2"})
+        asked = [simulation([ROLES["control-plane"]], "cloudwatch:PutMetricData", "*", context) for context in namespaces]
+        self.assertEqual(simulate(asked), ["Allowed", "ImplicitlyDenied", "ImplicitlyDenied"])
 
     def test_alarms_only_of_scaling_of_cells(self):
         alarm = f"arn:{PARTITION}:cloudwatch:{REGION}:{ACCOUNT}:alarm:"

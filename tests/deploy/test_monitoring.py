@@ -16,7 +16,7 @@ DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 SEMANTIC = {"RPC_SERVER_CALL_DURATION": "rpc.server.call.duration"}
 
 INSTRUMENT = re.compile(
-    r"\.(?:u64|f64|i64)_(?P<kind>observable_counter|up_down_counter|counter|histogram|gauge)\(\s*(?P<name>\"[^\"]+\"|\w+)\s*\)"
+    r"\.(?:u64|f64|i64)_(?P<kind>observable_counter|observable_gauge|up_down_counter|counter|histogram|gauge)\(\s*(?P<name>\"[^\"]+\"|\w+)\s*\)"
     r"\s*\.with_unit\(\"(?P<unit>[^\"]+)\"\)"
 )
 
@@ -24,8 +24,8 @@ INSTRUMENT = re.compile(
 def exported():
     """The series that Prometheus makes of the instruments in the code.
 
-    By the rules of OpenTelemetry's compatibility document: dots become underscores; a unit s is spelled out at the end, a unit in braces
-    is left out; a sum that only grows ends in _total; a histogram is three series.
+    By the rules of OpenTelemetry's compatibility document: dots become underscores; units s, By and 1 are spelled out at the end, a unit in
+    braces is left out; a sum that only grows ends in _total; a histogram is three series.
     """
     names, made = set(), 0
     for path in sorted((TOP / "src").rglob("*.rs")):
@@ -39,9 +39,9 @@ def exported():
             name = instrument["name"].strip('"') if '"' in instrument["name"] else {**SEMANTIC, **constants}[instrument["name"]]
             name = name.replace(".", "_")
             unit = instrument["unit"]
-            assert unit == "s" or unit.startswith("{"), f"{path}: unit {unit} is not known to the tests"
-            if unit == "s":
-                name += "_seconds"
+            spelled = {"s": "_seconds", "By": "_bytes", "1": "_ratio"}
+            assert unit in spelled or unit.startswith("{"), f"{path}: unit {unit} is not known to the tests"
+            name += spelled.get(unit, "")
             kind = instrument["kind"]
             if kind in ("counter", "observable_counter"):
                 names.add(f"{name}_total")
@@ -60,7 +60,7 @@ def labels():
     found = set(re.findall(r'KeyValue::new\("(\w+)"', telemetry))
     constants = dict(re.findall(r'pub const (\w+): &str = "([^"]+)";', telemetry))
     found |= {constants[name] for name in re.findall(r"KeyValue::new\(names::(\w+)", telemetry)}
-    found |= {"rpc.method", "rpc.system.name", "rpc.response.status_code", "error.type"}
+    found |= {"rpc.method", "rpc.system.name", "rpc.response.status_code", "error.type", "db.collection.name"}
     # Resource attributes, the histogram's own, and what Grafana and label_replace bring.
     return {name.replace(".", "_") for name in found} | {"job", "instance", "le"}
 

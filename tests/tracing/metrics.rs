@@ -136,3 +136,38 @@ async fn decisions_are_counted_by_source_cell_and_reason() {
     assert!(!receiver.ever_received("customer-"));
     traced.end();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cells_hold_and_what_tables_cost_is_told_by_cell_and_table() {
+    let (collector, receiver) = OtlpReceiver::start().await;
+    let data = tempfile::tempdir().unwrap();
+    let traced = Traced::dev(data.path(), &collector, &[]);
+    let mut directory = traced.directory().await;
+    for number in 0..7 {
+        resolve(&mut directory, Request::new(ask(&format!("customer-{number}")))).await.unwrap();
+    }
+    let all = |points: &[MetricPoint]| {
+        let latest = |cell: &str| points.iter().rfind(|point| point.has(&[("cell.id", cell)]));
+        let held = ["cell-a", "cell-b", "cell-c"].map(|cell| latest(cell).map(MetricPoint::count));
+        held.into_iter().flatten().sum::<f64>() == 7.0
+    };
+    let placements = receiver.wait_for_points("cell.placements", all, SOON).await;
+    assert_eq!(labels(&placements), BTreeSet::from(["cell.id"]));
+
+    let counted = |points: &[MetricPoint]| {
+        let of = |table: &str, direction: &str| {
+            points.iter().any(|point| {
+                let labels = [("cell.id", "_CONTROL"), ("direction", direction)];
+                point.has(&labels) && point.has(&[("db.collection.name", table)])
+            })
+        };
+        of("CellControl", "read") && of("CellControl", "write") && of("CellMappings", "write")
+    };
+    let units = receiver.wait_for_points("cell.table.consumed_units", counted, SOON).await;
+    assert_eq!(labels(&units), BTreeSet::from(["cell.id", "db.collection.name", "direction"]));
+    assert!(
+        units.iter().all(|point| matches!(point.value, MetricValue::Sum { monotonic: true, .. }))
+    );
+    assert!(!receiver.ever_received("customer-"));
+    traced.end();
+}

@@ -7,7 +7,7 @@ use crate::directory::error::Refused;
 use crate::directory::policy::{AssignmentPolicy, Candidate, Newcomer, choose};
 use crate::directory::registry::Registry;
 use crate::domain::{
-    Cell, CellId, CellState, Change, Cluster, Epoch, HistoryRecord, LeaseDuration, Mapping,
+    Cell, CellId, CellState, Change, Cluster, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping,
     PartitionKey, Placement, PlacementEvent, Timestamp, WriteMode,
 };
 use crate::store::{Expected, Write};
@@ -17,6 +17,7 @@ pub(super) struct Decision<'a> {
     pub policy: &'a dyn AssignmentPolicy,
     pub now: Timestamp,
     pub registry: &'a Registry,
+    pub loads: &'a Loads,
 }
 
 impl Decision<'_> {
@@ -99,7 +100,7 @@ impl Decision<'_> {
         match destination {
             Destination::Best { constraints, entropy, .. } => {
                 let newcomer = Newcomer { key, constraints, entropy: *entropy };
-                let candidates = choose(self.policy, newcomer, self.registry.cells());
+                let candidates = choose(self.policy, newcomer, self.registry.cells(), self.loads);
                 match candidates.first() {
                     Some(best) if best.eligible() => {
                         Ok((best.cell.clone(), PlacementEvent::Assigned, candidates))

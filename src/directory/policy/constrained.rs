@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{AssignmentPolicy, Candidate, Newcomer, Standing};
-use crate::domain::Cell;
+use crate::domain::{Cell, Loads};
 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Constrained<P>(pub P);
@@ -13,7 +13,7 @@ impl<P: AssignmentPolicy> AssignmentPolicy for Constrained<P> {
         self.0.name()
     }
 
-    fn rank(&self, newcomer: Newcomer<'_>, cells: &[Arc<Cell>]) -> Vec<Candidate> {
+    fn rank(&self, newcomer: Newcomer<'_>, cells: &[Arc<Cell>], loads: &Loads) -> Vec<Candidate> {
         let mut fitting = Vec::with_capacity(cells.len());
         let mut unfit = Vec::new();
         for cell in cells {
@@ -25,7 +25,7 @@ impl<P: AssignmentPolicy> AssignmentPolicy for Constrained<P> {
                 }),
             }
         }
-        let mut candidates = self.0.rank(newcomer, &fitting);
+        let mut candidates = self.0.rank(newcomer, &fitting, loads);
         candidates.extend(unfit);
         candidates
     }
@@ -58,7 +58,8 @@ mod tests {
             regions: vec![Region::new("eu-west-1").unwrap()],
         };
         let newcomer = Newcomer { key: &key("k"), constraints: &constraints, entropy: 0 };
-        let candidates = choose(&Constrained(Rendezvous), newcomer, cells.iter());
+        let candidates =
+            choose(&Constrained(Rendezvous), newcomer, cells.iter(), &Loads::default());
         assert_eq!(candidates[0].cell.as_str(), "a");
         let why: Vec<_> = candidates[1..]
             .iter()

@@ -1,19 +1,24 @@
 //! Which cell a new tenant gets.
 //!
-//! A policy only ranks: it is handed cells and orders them. What makes a cell eligible at all — its state, its capacity, its
-//! weight — is decided in [`choose`], and what the caller asked for in [`Constrained`], which is a policy around a policy.
+//! A policy only ranks: it is handed cells, and how busy they are as far as that is known, and orders them. What makes a cell eligible at
+//! all — its state, its capacity, its weight — is decided in [`choose`], what the caller asked for in [`Constrained`], and that
+//! overloaded cells come last in [`Sparing`]: policies around a policy.
 
 mod constrained;
+#[cfg(test)]
+mod load_tests;
 mod rendezvous;
+mod sparing;
 mod two_choices;
 
 pub use constrained::Constrained;
 pub use rendezvous::Rendezvous;
+pub use sparing::Sparing;
 pub use two_choices::TwoChoices;
 
 use std::sync::Arc;
 
-use crate::domain::{Cell, CellId, Constraints, PartitionKey};
+use crate::domain::{Cell, CellId, Constraints, Loads, PartitionKey};
 
 /// Who is to be placed.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +34,9 @@ pub trait AssignmentPolicy: Send + Sync + 'static {
     /// The policy's name, as in the configuration.
     fn name(&self) -> &'static str;
 
-    /// The cells in the order of preference; those that were passed over come last, without a score.
-    fn rank(&self, newcomer: Newcomer<'_>, cells: &[Arc<Cell>]) -> Vec<Candidate>;
+    /// The cells in the order of preference; those that were passed over come last, without a score. Of a cell that is not in `loads`
+    /// it is not known how busy it is, and it is ranked as if that did not matter.
+    fn rank(&self, newcomer: Newcomer<'_>, cells: &[Arc<Cell>], loads: &Loads) -> Vec<Candidate>;
 }
 
 /// A cell as the policy saw it.
@@ -61,6 +67,7 @@ pub fn choose<'a>(
     policy: &dyn AssignmentPolicy,
     newcomer: Newcomer<'_>,
     cells: impl Iterator<Item = &'a Arc<Cell>>,
+    loads: &Loads,
 ) -> Vec<Candidate> {
     let mut eligible = Vec::new();
     let mut refusing = Vec::new();
@@ -75,7 +82,7 @@ pub fn choose<'a>(
                 .push(Candidate { cell: cell.id.clone(), standing: Standing::Ineligible { why } }),
         }
     }
-    let mut candidates = policy.rank(newcomer, &eligible);
+    let mut candidates = policy.rank(newcomer, &eligible, loads);
     candidates.extend(refusing);
     candidates
 }

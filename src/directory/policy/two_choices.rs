@@ -1,12 +1,12 @@
 //! The less loaded of two cells drawn at random: M. Mitzenmacher, "The power of two choices in randomized load balancing" (2001).
 //!
 //! Two different cells are drawn, each with a chance in proportion to its weight; the one with fewer placements for its capacity
-//! wins. Replicas that know slightly old counts do not all rush to the same cell, as they would by taking the least loaded of all.
+//! wins, or the less busy one: what counts is the greater of the two. Replicas that know slightly old counts do not all rush to the same cell, as they would by taking the least loaded of all.
 
 use std::sync::Arc;
 
 use super::{AssignmentPolicy, Candidate, Newcomer, Standing};
-use crate::domain::Cell;
+use crate::domain::{Cell, Loads};
 
 /// What a cell without a capacity is taken to hold when its load is compared.
 const REFERENCE_CAPACITY: f64 = 1_000_000.0;
@@ -19,14 +19,14 @@ impl AssignmentPolicy for TwoChoices {
         "least-loaded"
     }
 
-    fn rank(&self, newcomer: Newcomer<'_>, cells: &[Arc<Cell>]) -> Vec<Candidate> {
+    fn rank(&self, newcomer: Newcomer<'_>, cells: &[Arc<Cell>], loads: &Loads) -> Vec<Candidate> {
         let (high, low) = (newcomer.entropy >> 32, newcomer.entropy & 0xffff_ffff);
         let first = draw(cells, None, high);
         let second = draw(cells, first, low);
         let mut drawn: Vec<_> = [first, second]
             .into_iter()
             .flatten()
-            .map(|at| (-load(&cells[at]), &cells[at]))
+            .map(|at| (-load(&cells[at], loads), &cells[at]))
             .collect();
         super::best_first(&mut drawn);
 
@@ -34,10 +34,7 @@ impl AssignmentPolicy for TwoChoices {
             .iter()
             .map(|(score, cell)| Candidate {
                 cell: cell.id.clone(),
-                standing: Standing::Ranked {
-                    score: *score,
-                    why: format!("drawn, at {:.4} of its capacity", -score),
-                },
+                standing: Standing::Ranked { score: *score, why: why(-score, cell, loads) },
             })
             .collect();
         let others =
@@ -65,9 +62,25 @@ fn draw(cells: &[Arc<Cell>], not: Option<usize>, lot: u64) -> Option<usize> {
     None
 }
 
-fn load(cell: &Cell) -> f64 {
+/// How full a cell is: of tenants, or of work, whichever is more.
+fn load(cell: &Cell, loads: &Loads) -> f64 {
+    let utilisation = loads.get(&cell.id).map_or(0.0, |load| load.utilisation);
+    filling(cell).max(utilisation)
+}
+
+fn filling(cell: &Cell) -> f64 {
     let capacity = cell.capacity.map_or(REFERENCE_CAPACITY, |c| c.get() as f64);
     cell.placements as f64 / capacity
+}
+
+fn why(load: f64, cell: &Cell, loads: &Loads) -> String {
+    match loads.get(&cell.id) {
+        None => format!("drawn, at {load:.4} of its capacity"),
+        Some(known) => {
+            let (filling, utilisation) = (filling(cell), known.utilisation);
+            format!("drawn, at {filling:.4} of its capacity and utilisation {utilisation:.2}")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +93,7 @@ mod tests {
 
     fn rank(cells: &[Arc<Cell>], entropy: u64) -> Vec<Candidate> {
         let newcomer = Newcomer { key: &key("k"), constraints: &Constraints::default(), entropy };
-        TwoChoices.rank(newcomer, cells)
+        TwoChoices.rank(newcomer, cells, &Loads::default())
     }
 
     fn loaded(id: &str, placements: u64, capacity: u64) -> Arc<Cell> {

@@ -201,7 +201,7 @@ impl DynamoDbStore {
     }
 
     /// All items of a partition of `CellControl`, by consistent reads.
-    async fn control_partition(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
+    pub(super) async fn control_partition(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
         let table = self.names.control();
         let (mut items, mut from) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
@@ -289,7 +289,7 @@ fn read_operation(table: &str, item: &Item) -> Result<Operation, StoreError> {
     Reader { table, item }.json(RECORD)
 }
 
-fn read_cell_tables(
+pub(super) fn read_cell_tables(
     table: &str,
     cell: &CellId,
     item: &Item,

@@ -15,6 +15,7 @@ use aws_sdk_dynamodb::config::{
 use aws_smithy_http_client::tls;
 
 use super::connector::MarkingClient;
+use crate::metering::{Consumption, Counting};
 
 /// Where DynamoDB is and how long to wait for it.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct DynamoDbOptions {
     pub read_timeout: Duration,
     /// Longest wait for the answer of a commit, its connection included.
     pub commit_timeout: Duration,
+    /// Where what the calls consume is counted.
+    pub consumption: Consumption,
 }
 
 impl Default for DynamoDbOptions {
@@ -39,6 +42,7 @@ impl Default for DynamoDbOptions {
             connect_timeout: Duration::from_millis(500),
             read_timeout: Duration::from_secs(1),
             commit_timeout: Duration::from_secs(3),
+            consumption: Consumption::default(),
         }
     }
 }
@@ -58,11 +62,17 @@ const MAX_IDLE_CONNECTIONS: usize = 64;
 
 /// A client for the control tables. Makes no call but those by which AWS's chain finds Region and credentials.
 pub async fn connect(options: &DynamoDbOptions) -> Client {
-    let mut config = aws_sdk_dynamodb::config::Builder::from(&shared_config(options).await);
+    let config = shared_config(options).await;
+    let mut config = counting(&config, options.consumption.clone());
     if let Some(endpoint) = &options.endpoint {
         config = config.endpoint_url(endpoint.clone());
     }
     Client::from_conf(config.build())
+}
+
+/// The configuration of a client of DynamoDB. Every client begins with it, or its calls would not be counted.
+pub fn counting(config: &SdkConfig, consumption: Consumption) -> aws_sdk_dynamodb::config::Builder {
+    aws_sdk_dynamodb::config::Builder::from(config).interceptor(Counting(consumption))
 }
 
 /// What all of AWS's services have in common: Region, credentials, HTTP client, deadlines, no retries. Without an endpoint.

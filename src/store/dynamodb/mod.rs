@@ -17,6 +17,7 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod journal;
+mod loads;
 mod mapping;
 mod placements;
 mod records;

@@ -65,6 +65,9 @@ pub mod control {
     pub const RECORD: &str = "Record";
     pub const WORKER_EPOCH: &str = "WorkerEpoch";
     pub const BEAT: &str = "Beat";
+    // Loads, and whose turn it is to measure.
+    pub const MEASURED_AT: &str = "MeasuredAt";
+    pub const TURN: &str = "Turn";
     // The cluster's settings.
     pub const LEASE_MILLIS: &str = "LeaseMillis";
 }
@@ -126,6 +129,8 @@ pub const BUCKET: u64 = 1000;
 /// | version of a table set | `TABLESET#<table set id>` | `VERSION#<version, 20 digits>` | `Spec` (JSON) |
 /// | what tables a cell has | `CELLTABLES` | `CELL#<cell id>` | `TableSet`, `Version` N, `Operation` |
 /// | consumers of a stream | `STREAM#<group>#<table>` | `GROUP`, `SHARD#<shard>` | those of `cells_streams::schema` |
+/// | load of a cell | `LOAD` | `CELL#<cell id>` | `Record` (JSON), `MeasuredAt` N, `TTL` N |
+/// | turn to measure loads | `LOAD` | `TURN` | `Turn` N |
 /// | operation | `OPERATION` | `OPERATION#<operation id>` | `Record` (JSON), `WorkerEpoch` N, `Beat` N, `TTL` N |
 /// | recovery drill | `DRILLS#<cell id>` | `DRILL#<operation id>` | `Record` (the operation's), `TTL` N |
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +148,8 @@ pub enum ControlKey {
     CellTables(CellId),
     Operation(OperationId),
     Drill(CellId, OperationId),
+    Load(CellId),
+    LoadTurn,
 }
 
 /// The partitions of the newest versions, and of all operations.
@@ -156,6 +163,8 @@ pub const CELL_TABLES_PK: &str = "CELLTABLES";
 pub fn drills_pk(cell: &CellId) -> String {
     format!("DRILLS#{cell}")
 }
+/// The partition of all loads.
+pub const LOADS_PK: &str = "LOAD";
 
 /// The partition that holds all cells and their counts.
 pub const CELLS_PK: &str = "CELL";
@@ -182,6 +191,7 @@ impl ControlKey {
             ControlKey::NewestTableSet(_) => TABLE_SETS_PK.into(),
             ControlKey::TableSet(id, _) => format!("TABLESET#{}", id.as_str()),
             ControlKey::CellTables(_) => CELL_TABLES_PK.into(),
+            ControlKey::Load(_) | ControlKey::LoadTurn => LOADS_PK.into(),
             ControlKey::Operation(_) => OPERATIONS_PK.into(),
             ControlKey::Drill(cell, _) => drills_pk(cell),
         }
@@ -199,7 +209,8 @@ impl ControlKey {
             ControlKey::Request(_) => "REQUEST".into(),
             ControlKey::NewestTableSet(id) => format!("SET#{}", id.as_str()),
             ControlKey::TableSet(_, version) => format!("VERSION#{version:020}"),
-            ControlKey::CellTables(id) => format!("CELL#{id}"),
+            ControlKey::CellTables(id) | ControlKey::Load(id) => format!("CELL#{id}"),
+            ControlKey::LoadTurn => "TURN".into(),
             ControlKey::Operation(id) => format!("OPERATION#{}", id.as_str()),
             ControlKey::Drill(_, id) => format!("DRILL#{}", id.as_str()),
         }
@@ -212,9 +223,11 @@ impl ControlKey {
                 ("JOURNAL", "HEAD") => ControlKey::Head,
                 ("JOURNAL", "TRIMMED") => ControlKey::Trimmed,
                 ("CLUSTER", "SETTINGS") => ControlKey::Cluster,
+                (LOADS_PK, "TURN") => ControlKey::LoadTurn,
                 _ => return None,
             },
             (None, Some(("CELL", id))) if pk == CELLS_PK => ControlKey::Cell(CellId::new(id).ok()?),
+            (None, Some(("CELL", id))) if pk == LOADS_PK => ControlKey::Load(CellId::new(id).ok()?),
             (None, Some(("CELL", id))) => ControlKey::CellTables(CellId::new(id).ok()?),
             (None, Some(("SET", id))) => ControlKey::NewestTableSet(TableSetId::new(id).ok()?),
             (Some(("TABLESET", id)), Some(("VERSION", version))) => {

@@ -181,6 +181,8 @@ pub fn control_key() -> impl Strategy<Value = ControlKey> {
         table_set_id().prop_map(ControlKey::NewestTableSet),
         (table_set_id(), any::<u64>()).prop_map(|(id, version)| ControlKey::TableSet(id, version)),
         cell_id().prop_map(ControlKey::CellTables),
+        cell_id().prop_map(ControlKey::Load),
+        Just(ControlKey::LoadTurn),
         "[a-z0-9-]{1,64}".prop_map(|id| ControlKey::Operation(OperationId::new(id).unwrap())),
         (cell_id(), "[a-z0-9-]{1,64}")
             .prop_map(|(cell, id)| ControlKey::Drill(cell, OperationId::new(id).unwrap())),
