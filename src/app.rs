@@ -184,7 +184,7 @@ impl Served {
         let records: Arc<dyn CellRecords> = store.clone();
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
         let cells = cells::Cells { aws, regions, records, control: control_client };
-        let (registrar, items) = cells.start(config, &directory, &tasks)?;
+        let (registrar, items) = cells.start(config, &directory, telemetry, &tasks)?;
         Ok(Self { directory, cells: registrar, items, server, tasks })
     }
 

@@ -145,6 +145,13 @@ impl CellData {
         Ok(StreamFound { spec: place.spec, arn, streams })
     }
 
+    /// The tables that a cell has by its table set; none if it was never provisioned.
+    pub(super) async fn tables(&self, cell: &CellId) -> Result<Vec<TableSpec>, DataError> {
+        let tables = self.cell_tables(cell).await?.and_then(|record| record.tables);
+        let Some((set, version)) = tables else { return Ok(Vec::new()) };
+        Ok(self.table_set(set, version, cell).await?.tables.clone())
+    }
+
     /// Where a tenant lives, and until when direct writes are good.
     async fn home(&self, tenant: &PartitionKey) -> Result<(CellId, Option<Instant>), DataError> {
         let options = Arc::new(RouteOptions::default());

@@ -16,6 +16,7 @@
 //! `info_span!(target: "cells::rpc", ..)`.
 
 pub mod decisions;
+pub mod events;
 pub mod export;
 pub mod late;
 pub mod metrics;
@@ -39,10 +40,12 @@ use opentelemetry_otlp::ExporterBuildError;
 use tracing::Dispatch;
 
 pub use decisions::DecisionMetrics;
+pub use events::EventMetrics;
 pub use late::{LateSpan, LateSpans};
 pub use metrics::{RpcMethod, RpcMetrics};
 pub use overload::OverloadMetrics;
 pub use pipeline::FLUSH_TIMEOUT;
+pub(crate) use pipeline::channel as collector;
 pub use sampling::HeadSampler;
 pub use tenant::TenantLabel;
 
@@ -222,6 +225,11 @@ impl Telemetry {
     /// The metrics of admission and of connections.
     pub fn overload_metrics(&self) -> OverloadMetrics {
         OverloadMetrics::new(&self.meter)
+    }
+
+    /// The metrics of sinks of changes.
+    pub fn event_metrics(&self) -> EventMetrics {
+        EventMetrics::new(&self.meter)
     }
 
     /// For further instruments.
