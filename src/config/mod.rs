@@ -323,16 +323,19 @@ fn escaped(text: &str) -> String {
 /// The effective configuration as a TOML file, one key a line, each with the origin of its value as a comment. Absent keys
 /// and secrets are comments altogether: the file can be used as it is, and never sets a secret to its placeholder.
 pub fn show(invocation: &Invocation) -> String {
-    let keys = invocation.origins.iter().fold(String::new(), |mut out, Effective { key, value, origin }| {
-        let line = match value {
-            Shown::Toml(value) => format!("{key} = {value}  # {origin}"),
-            Shown::Secret => format!("# {key} = \"(set)\"  # {origin}"),
-            Shown::Absent => format!("# {key} is not set  # {origin}"),
-        };
-        out.push_str(&line);
-        out.push('\n');
-        out
-    });
+    let keys = invocation.origins.iter().fold(
+        String::new(),
+        |mut out, Effective { key, value, origin }| {
+            let line = match value {
+                Shown::Toml(value) => format!("{key} = {value}  # {origin}"),
+                Shown::Secret => format!("# {key} = \"(set)\"  # {origin}"),
+                Shown::Absent => format!("# {key} is not set  # {origin}"),
+            };
+            out.push_str(&line);
+            out.push('\n');
+            out
+        },
+    );
     // Tables come last in TOML.
     keys + &sinks::show(&invocation.config.event_sinks, &invocation.sinks_origin)
 }

@@ -99,8 +99,10 @@ pub(super) fn read(value: Value, origin: &Origin, problems: &mut Vec<Problem>) -
             let message = "is another sink's too: consumers of a group share the changes, so give each sink its own";
             refuse(format!("{at}.group"), message.to_owned());
         }
-        let same_file = |other: &&EventSink| matches!((&other.target, &sink.target),
-            (SinkTarget::Ndjson { file: a }, SinkTarget::Ndjson { file: b }) if a == b);
+        let same_file = |other: &&EventSink| {
+            matches!((&other.target, &sink.target),
+            (SinkTarget::Ndjson { file: a }, SinkTarget::Ndjson { file: b }) if a == b)
+        };
         if sinks.iter().find(same_file).is_some() {
             let message = "is another sink's too: give each sink its own file";
             refuse(format!("{at}.file"), message.to_owned());

@@ -64,6 +64,7 @@ fn class(path: &str) -> Option<Class> {
             "GetCell" | "ListCells" | "GetCluster" | "GetTableSet" | "ListTableSets" | "PlanCell"
             | "AnalyzeCell" | "GetOperation" | "ListOperations",
         )
+        | ("cells.v1.CellData", "ExportTenant")
         | ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {
             Some(Class::Low)
         }

@@ -9,6 +9,7 @@ mod data;
 mod deadline;
 mod directory;
 mod events;
+mod export;
 mod page;
 mod parse;
 mod rpc;
@@ -156,7 +157,7 @@ impl BoundServer {
             .add_service(admins.max_decoding_message_size(limit));
         if let Some(Items { data, events }) = items {
             let draining = settings.draining.clone();
-            let data = CellDataServer::new(data::DataService { data });
+            let data = CellDataServer::new(data::DataService { data, draining: draining.clone() });
             let events = CellEventsServer::new(events::EventsService { events, draining });
             routes = routes
                 .add_service(data.max_decoding_message_size(limit))
@@ -265,6 +266,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 16 + 5 + 1);
+        assert_eq!(methods.len(), 2 + 10 + 16 + 6 + 1);
     }
 }

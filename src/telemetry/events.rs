@@ -60,11 +60,7 @@ impl EventMetrics {
                 "{change}",
                 "Changes of items that a sink accepted",
             ),
-            retries: counter(
-                EVENTS_RETRIES,
-                "{delivery}",
-                "Deliveries that a sink did not accept",
-            ),
+            retries: counter(EVENTS_RETRIES, "{delivery}", "Deliveries that a sink did not accept"),
             gaps: counter(EVENTS_GAPS, "{gap}", "Gaps that were reported to a sink"),
             rejected: counter(
                 EVENTS_REJECTED,

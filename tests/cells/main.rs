@@ -12,10 +12,14 @@ mod dynamodb_local;
 mod embedded;
 #[path = "../support/moto.rs"]
 mod moto;
+#[path = "../support/otlp/mod.rs"]
+mod otlp;
 
 mod capacity;
 mod cloudwatch;
 mod data;
 mod events;
 mod provision;
+mod sinks;
+mod streams_proxy;
 mod world;

@@ -184,7 +184,8 @@ async fn read(
             }
             Step::Records(iterator) => {
                 if page.is_none()
-                    && let Some(pages) = shared.options.pages.as_ref().filter(|pages| !pages.is_closed())
+                    && let Some(pages) =
+                        shared.options.pages.as_ref().filter(|pages| !pages.is_closed())
                 {
                     tokio::select! {
                         turn = pages.clone().acquire_owned() => page = turn.ok(),

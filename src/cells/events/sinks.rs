@@ -201,8 +201,7 @@ impl Supervisor {
             ..Options::default()
         };
         tracing::info!(%group, %cell, table, "following the changes of a table");
-        let subscription =
-            Subscription { group, cell: cell.clone(), table: table.clone(), latest };
+        let subscription = Subscription { group, cell: cell.clone(), table: table.clone(), latest };
         let stream = found.stream.clone();
         let consumer = self.parts.events.consumer(subscription, found, sink, options);
         let consumer = consumer.map_err(|error| error.to_string())?;

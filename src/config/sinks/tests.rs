@@ -52,13 +52,18 @@ fn sinks_come_from_the_file_and_are_shown_without_their_secrets() {
 
 #[test]
 fn what_is_wrong_is_named_by_its_key() {
-    let sink = |more: &str| format!("[[event_sinks]]\ngroup = 'g'\nkind = 'webhook'\nurl = 'http://h'\n{more}");
+    let sink = |more: &str| {
+        format!("[[event_sinks]]\ngroup = 'g'\nkind = 'webhook'\nurl = 'http://h'\n{more}")
+    };
     let twice = "[[event_sinks]]\ngroup = 'g'\nkind = 'ndjson'\nfile = 'a'\n";
     for (file, expected) in [
         ("event_sinks = 'x'".to_owned(), "event_sinks (file /"),
         ("event_sinks = ['x']".to_owned(), "event_sinks[0] (file /"),
         ("[[event_sinks]]\nkind = 'ndjson'\nfile = 'x'".to_owned(), "event_sinks[0].group (file /"),
-        ("[[event_sinks]]\ngroup = 'a b'\nkind = 'otlp'".to_owned(), "event_sinks[0].group (file /"),
+        (
+            "[[event_sinks]]\ngroup = 'a b'\nkind = 'otlp'".to_owned(),
+            "event_sinks[0].group (file /",
+        ),
         ("[[event_sinks]]\ngroup = 'g'".to_owned(), "event_sinks[0].kind (file /"),
         ("[[event_sinks]]\ngroup = 'g'\nkind = 'kafka'".to_owned(), "ndjson or webhook or otlp"),
         ("[[event_sinks]]\ngroup = 'g'\nkind = 'ndjson'".to_owned(), "event_sinks[0].file (file /"),
