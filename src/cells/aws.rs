@@ -2,9 +2,11 @@
 //!
 //! An emulator that does not know a call says so, and the feature counts as unsupported there.
 
+mod billed;
 mod build;
 mod meters;
 mod observe;
+mod stored;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -32,6 +34,9 @@ use crate::store::dynamodb::client::{call_timeouts, of_aws};
 
 /// Longest wait for the answer of one call. Calls that change tables take longer than reads.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where Cost Explorer is.
+const COST_EXPLORER_REGION: &str = "us-east-1";
 
 /// Longest text of the SDK that a `detail` takes over.
 const MAX_DETAIL: usize = 400;
@@ -105,6 +110,14 @@ impl Regions {
     /// DynamoDB Streams in a Region.
     pub fn streams(&self, region: &Region) -> aws_sdk_dynamodbstreams::Client {
         self.clients(region).streams
+    }
+
+    /// Cost Explorer, of which there is one for all Regions.
+    fn cost_explorer(&self) -> aws_sdk_costexplorer::Client {
+        let config = self.config.to_builder().region(AwsRegion::new(COST_EXPLORER_REGION)).build();
+        let mut config = aws_sdk_costexplorer::config::Builder::from(&config);
+        config.set_endpoint_url(self.endpoint.clone().filter(|endpoint| !of_aws(endpoint)));
+        aws_sdk_costexplorer::Client::from_conf(config.build())
     }
 
     fn clients(&self, region: &Region) -> Clients {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use super::capacity::share::{Billed, Stored};
 use super::capacity::{Metered, Meters};
 use super::cloud::{Cloud, CloudError, TableRef};
 use super::operation::{Goal, Operation, OperationId, OperationState};
@@ -138,5 +139,13 @@ impl Meters for NoCloud {
         _: &cells_cost::Window,
     ) -> Result<Vec<Metered>, CloudError> {
         Err(CloudError::Unsupported)
+    }
+
+    async fn stored(&self, _: &TableRef, _: &str, _: &str, _: usize) -> Result<Stored, CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn billed(&self, _: &CellId, _: i64, _: i64) -> Billed {
+        Billed::Unreachable { code: "there is no cloud".to_owned() }
     }
 }

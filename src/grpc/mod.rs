@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod analysis;
 mod connections;
 mod controller;
 mod convert;

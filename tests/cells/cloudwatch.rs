@@ -1,9 +1,10 @@
 //! CloudWatch before moto: answers GetMetricData in the protocol that the SDK speaks (RPC v2, CBOR), of which moto knows nothing, from what
-//! a test says was counted. Everything else goes on to moto.
+//! a test says was counted. Refuses Cost Explorer's GetCostAndUsage where a test says so. Everything else goes on to moto.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use ciborium::Value;
@@ -24,6 +25,7 @@ type Counted = HashMap<(String, String, Option<String>), Vec<(i64, f64)>>;
 pub struct CloudWatch {
     endpoint: String,
     counted: Arc<Mutex<Counted>>,
+    deny_billing: Arc<AtomicBool>,
     _moto: Moto,
 }
 
@@ -35,11 +37,14 @@ impl CloudWatch {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let counted = Arc::new(Mutex::new(Counted::new()));
         let answers = counted.clone();
+        let deny_billing = Arc::new(AtomicBool::new(false));
+        let denies = deny_billing.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (moto, counted) = (moto.clone(), answers.clone());
-                let service =
-                    service_fn(move |request| answer(request, moto.clone(), counted.clone()));
+                let (moto, counted, denies) = (moto.clone(), answers.clone(), denies.clone());
+                let service = service_fn(move |request| {
+                    answer(request, moto.clone(), counted.clone(), denies.clone())
+                });
                 tokio::spawn(async move {
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -47,11 +52,36 @@ impl CloudWatch {
                 });
             }
         });
-        Self { endpoint, counted, _moto: engine }
+        Self { endpoint, counted, deny_billing, _moto: engine }
     }
 
     pub fn endpoint(&self) -> String {
         self.endpoint.clone()
+    }
+
+    /// From now on Cost Explorer answers as it does to those who may not ask it.
+    pub fn deny_billing(&self) {
+        self.deny_billing.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes moto's Cost Explorer answer the next new question with these costs, a day each.
+    pub async fn bill(&self, amounts: &[&str]) {
+        let day = |amount: &&str| {
+            serde_json::json!({
+                "TimePeriod": {"Start": "2026-01-01", "End": "2026-01-02"},
+                "Total": {"UnblendedCost": {"Amount": amount, "Unit": "USD"}},
+                "Groups": [], "Estimated": false
+            })
+        };
+        let days: Vec<_> = amounts.iter().map(day).collect();
+        let body = serde_json::json!({ "results": [{ "ResultsByTime": days }] }).to_string();
+        let request =
+            Request::post(format!("{}/moto-api/static/ce/cost-and-usage-results", self.endpoint))
+                .header("content-type", "application/json")
+                .body(Full::new(Bytes::from(body)))
+                .unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        assert_eq!(client.request(request).await.unwrap().status(), 201);
     }
 
     pub fn count(&self, metric: &str, table: &str, index: Option<&str>, sums: Vec<(i64, f64)>) {
@@ -64,6 +94,7 @@ async fn answer(
     request: Request<Incoming>,
     moto: String,
     counted: Arc<Mutex<Counted>>,
+    denies: Arc<AtomicBool>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -75,6 +106,13 @@ async fn answer(
             .header("content-type", "application/cbor")
             .header("smithy-protocol", "rpc-v2-cbor");
         return Ok(response.body(Full::new(answer.into())).unwrap());
+    }
+    let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+    if target == Some("AWSInsightsIndexService.GetCostAndUsage") && denies.load(Ordering::SeqCst) {
+        let refusal = r#"{"__type":"AccessDeniedException","Message":"User: arn:aws:iam::123456789012:user/u is not authorized to perform: ce:GetCostAndUsage"}"#;
+        let response =
+            Response::builder().status(400).header("content-type", "application/x-amz-json-1.1");
+        return Ok(response.body(Full::new(refusal.into())).unwrap());
     }
     let client = Client::builder(TokioExecutor::new()).build_http();
     let mut onward = Request::from_parts(parts, Full::new(body));
