@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 pub struct Embedded {
     endpoint: String,
+    #[allow(dead_code, reason = "not every test program lets items expire")]
     database: dynoxide::Database,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -47,6 +48,7 @@ impl Embedded {
     }
 
     /// Deletes what has expired, as the storage does by itself some day. Answers how many items that were.
+    #[allow(dead_code, reason = "not every test program lets items expire")]
     pub fn sweep(&self) -> usize {
         self.database.sweep_ttl().expect("a sweep")
     }

@@ -69,6 +69,7 @@ impl EventSinks {
             tasks: JoinSet::new(),
             keys: HashMap::new(),
         };
+        supervisor.parts.directory.ready(&stop).await;
         let mut look_at = Instant::now();
         loop {
             tokio::select! {
