@@ -37,9 +37,6 @@ pub struct EventMetrics {
 
 impl EventMetrics {
     pub fn new(meter: &Meter) -> Self {
-        let counter = |name, unit, description| {
-            meter.u64_counter(name).with_unit(unit).with_description(description).build()
-        };
         let newest: Arc<Mutex<BTreeMap<Labels, i64>>> = Arc::default();
         let observed = newest.clone();
         meter
@@ -55,18 +52,26 @@ impl EventMetrics {
             })
             .build();
         Self {
-            delivered: counter(
-                EVENTS_DELIVERED,
-                "{change}",
-                "Changes of items that a sink accepted",
-            ),
-            retries: counter(EVENTS_RETRIES, "{delivery}", "Deliveries that a sink did not accept"),
-            gaps: counter(EVENTS_GAPS, "{gap}", "Gaps that were reported to a sink"),
-            rejected: counter(
-                EVENTS_REJECTED,
-                "{change}",
-                "Changes that a collector took and threw away",
-            ),
+            delivered: meter
+                .u64_counter(EVENTS_DELIVERED)
+                .with_unit("{change}")
+                .with_description("Changes of items that a sink accepted")
+                .build(),
+            retries: meter
+                .u64_counter(EVENTS_RETRIES)
+                .with_unit("{delivery}")
+                .with_description("Deliveries that a sink did not accept")
+                .build(),
+            gaps: meter
+                .u64_counter(EVENTS_GAPS)
+                .with_unit("{gap}")
+                .with_description("Gaps that were reported to a sink")
+                .build(),
+            rejected: meter
+                .u64_counter(EVENTS_REJECTED)
+                .with_unit("{change}")
+                .with_description("Changes that a collector took and threw away")
+                .build(),
             newest,
         }
     }

@@ -16,7 +16,7 @@ DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 SEMANTIC = {"RPC_SERVER_CALL_DURATION": "rpc.server.call.duration"}
 
 INSTRUMENT = re.compile(
-    r"\.(?:u64|f64|i64)_(?P<kind>observable_counter|up_down_counter|counter|histogram|gauge)\(\s*(?P<name>\"[^\"]+\"|\w+)\s*\)"
+    r"\.(?:u64|f64|i64)_(?P<kind>observable_counter|observable_gauge|up_down_counter|counter|histogram|gauge)\(\s*(?P<name>\"[^\"]+\"|\w+)\s*\)"
     r"\s*\.with_unit\(\"(?P<unit>[^\"]+)\"\)"
 )
 
