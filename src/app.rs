@@ -196,7 +196,7 @@ impl Served {
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
         metering.start(config, telemetry, &directory, &tasks)?;
         let cells = cells::Cells { aws, regions, records, control: control_client };
-        let (registrar, items) = cells.start(config, &directory, &tasks)?;
+        let (registrar, items) = cells.start(config, &directory, telemetry, &tasks)?;
         Ok(Self { directory, cells: registrar, items, server, tasks })
     }
 

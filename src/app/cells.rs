@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::AppError;
-use super::settings::table_names;
+use super::settings::{table_names, tenant_label};
 use crate::cells::data::CellData;
 use crate::cells::events::CellEvents;
+use crate::cells::events::sinks::EventSinks;
 use crate::cells::{
     AwsCloud, CellRecords, Cloud, Regions, Registrar, Scheduler, SchedulerSettings, Worker,
     WorkerSettings,
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::directory::{Clock, Directory, Randomness};
 use crate::grpc::Items;
 use crate::tasks::Tasks;
+use crate::telemetry::Telemetry;
 
 /// What it is made of.
 pub struct Cells {
@@ -26,11 +28,12 @@ pub struct Cells {
 }
 
 impl Cells {
-    /// Starts the worker, and answers what RPCs are served by.
+    /// Starts the worker and the event sinks, and answers what RPCs are served by.
     pub fn start(
         self,
         config: &Config,
         directory: &Directory,
+        telemetry: &Telemetry,
         tasks: &Tasks,
     ) -> Result<(Registrar, Items), AppError> {
         let Self { aws, regions, records, control } = self;
@@ -58,11 +61,22 @@ impl Cells {
         let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
         let table = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control, table, config.events_lease);
+        if !config.event_sinks.is_empty() {
+            let sinks = EventSinks {
+                events: events.clone(),
+                directory: directory.clone(),
+                sinks: config.event_sinks.clone(),
+                collector: config.otlp_endpoint.as_ref().map(ToString::to_string),
+                tenants: tenant_label(config),
+                metrics: telemetry.event_metrics(),
+            };
+            tasks.spawn("event sinks", |stop| sinks.run(stop));
+        }
         let registrar = Registrar {
             directory: directory.clone(),
             records,
             cloud,
-            meters: aws,
+            accounts: aws,
             prefix,
             randomness: Randomness::system(),
         };

@@ -1,7 +1,7 @@
 //! The settings of each part, by the configuration.
 
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tokio_util::sync::CancellationToken;
 
@@ -89,11 +89,6 @@ pub fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerS
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
         _ => None,
     };
-    let tenants = match (&config.tenant_hash_key, config.clear_tenants) {
-        (_, true) => TenantLabel::clear(),
-        (Some(key), false) => TenantLabel::keyed(key.expose().as_bytes()),
-        (None, false) => TenantLabel::random(),
-    };
     Ok(ServerSettings {
         tls,
         max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX),
@@ -127,10 +122,20 @@ pub fn server_settings(config: &Config, telemetry: &Telemetry) -> Result<ServerS
             head: telemetry.head_sampler(),
             late: telemetry.late_spans(),
             metrics: telemetry.rpc_metrics(grpc::methods()),
-            tenants,
+            tenants: tenant_label(config),
         },
         traced: telemetry.is_exporting(),
     })
+}
+
+/// How tenants are named in spans and logs, the same wherever it is asked for.
+pub(super) fn tenant_label(config: &Config) -> TenantLabel {
+    static OF_THIS_PROCESS: LazyLock<TenantLabel> = LazyLock::new(TenantLabel::random);
+    match (&config.tenant_hash_key, config.clear_tenants) {
+        (_, true) => TenantLabel::clear(),
+        (Some(key), false) => TenantLabel::keyed(key.expose().as_bytes()),
+        (None, false) => OF_THIS_PROCESS.clone(),
+    }
 }
 
 fn read(file: &std::path::Path) -> Result<Vec<u8>, AppError> {

@@ -2,11 +2,13 @@
 //!
 //! An emulator that does not know a call says so, and the feature counts as unsupported there.
 
+mod billed;
 mod board;
 mod build;
 mod meters;
 mod observe;
 mod recovery;
+mod stored;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -38,6 +40,9 @@ use crate::store::dynamodb::client::{call_timeouts, counting, of_aws};
 
 /// Longest wait for the answer of one call. Calls that change tables take longer than reads.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where Cost Explorer is.
+const COST_EXPLORER_REGION: &str = "us-east-1";
 
 /// Longest text of the SDK that a `detail` takes over.
 const MAX_DETAIL: usize = 400;
@@ -126,6 +131,14 @@ impl Regions {
     /// Where services other than DynamoDB are, if not where AWS has them: an interface endpoint of DynamoDB's serves no others.
     fn elsewhere(&self) -> Option<String> {
         self.endpoint.clone().filter(|endpoint| !of_aws(endpoint))
+    }
+
+    /// Cost Explorer, of which there is one for all Regions.
+    fn cost_explorer(&self) -> aws_sdk_costexplorer::Client {
+        let config = self.config.to_builder().region(AwsRegion::new(COST_EXPLORER_REGION)).build();
+        let mut config = aws_sdk_costexplorer::config::Builder::from(&config);
+        config.set_endpoint_url(self.elsewhere());
+        aws_sdk_costexplorer::Client::from_conf(config.build())
     }
 
     fn clients(&self, region: &Region) -> Clients {

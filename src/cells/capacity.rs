@@ -1,19 +1,23 @@
 //! How full a cell's tables are, what they cost, and what would be cheaper: usage gathered here, judged by `cells-cost`.
 
+pub mod share;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cells_cost::{
-    Autoscaling, Billing, Capacity, CellUsage, IndexUsage, Load, PriceTable, Report, TableClass,
-    TableUsage, Throughput, Units, Window,
+    Autoscaling, Billing, Capacity, CellUsage, IndexUsage, Load, PriceTable, Report, Reported,
+    TableClass, TableUsage, TenantUnits, Throughput, Units, Window,
 };
+
+use share::{Billed, MAX_PAGES, Stored, TenantShare};
 
 use super::cloud::{CloudError, TableRef};
 use super::error::CellsError;
 use super::plan::{Dimension, Feature, Observed, Wanted};
 use super::registrar::Registrar;
 use super::table_set;
-use crate::domain::{CellId, Timestamp};
+use crate::domain::{CellId, PartitionKey, Timestamp};
 
 /// Days that are looked at: at most as many, and where nothing is said.
 pub const MAX_DAYS: u32 = 30;
@@ -46,33 +50,98 @@ pub trait Meters: Send + Sync + 'static {
     ) -> Result<Vec<Metered>, CloudError>;
 }
 
+/// What tables are billed by: what tenants have in them, and what was paid.
+#[async_trait]
+pub trait Accounts: Meters {
+    /// What a partition of a table holds, by reading at most so many pages of it. `key`: the attribute that is the partition key.
+    async fn stored(
+        &self,
+        table: &TableRef,
+        key: &str,
+        partition: &str,
+        pages: usize,
+    ) -> Result<Stored, CloudError>;
+
+    /// What was billed for a cell's tables on the days from one second of the Unix epoch to another. Each question costs a cent.
+    async fn billed(&self, cell: &CellId, from: i64, until: i64) -> Billed;
+}
+
+/// What to find out about a cell.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// How far back, 1 to [`MAX_DAYS`].
+    pub days: u32,
+    /// Tenants whose share is wanted, each once, at most [`share::MAX_TENANTS`].
+    pub tenants: Vec<PartitionKey>,
+    /// Ask Cost Explorer, for whole days.
+    pub compare: bool,
+}
+
+/// What was found out.
+#[derive(Debug)]
+pub struct Analysis {
+    pub report: Report,
+    /// In the order of the question.
+    pub tenants: Vec<TenantShare>,
+    /// What measuring the tenants took.
+    pub read_units: f64,
+    /// `None`: not asked for.
+    pub billed: Option<Billed>,
+}
+
 impl Registrar {
     /// What a cell's tables were used for in the last days, and what follows.
     ///
     /// # Errors
     /// [`CellsError::NotProvisioned`]; [`CloudError::Unsupported`] where nothing is metered.
-    pub async fn analyze(&self, cell: &CellId, days: u32) -> Result<Report, CellsError> {
+    pub async fn analyze(
+        &self,
+        cell: &CellId,
+        question: &Question,
+    ) -> Result<Analysis, CellsError> {
         let cell = self.cell(cell).await?;
         let record = self.records.cell_tables(&cell.id).await?.and_then(|record| record.tables);
         let not_provisioned = || CellsError::NotProvisioned { cell: cell.id.clone() };
         let (set, version) = record.ok_or_else(not_provisioned)?;
         let set = self.records.table_set_at(&set, version).await?.ok_or_else(not_provisioned)?;
-        let window = window(days, self.directory.now());
+        let window = match question.compare {
+            true => whole_days(question.days, self.directory.now()),
+            false => window(question.days, self.directory.now()),
+        };
         let mut tables = Vec::new();
+        let mut stored = vec![Stored::default(); question.tenants.len()];
+        let mut tenants = Vec::new();
         for wanted in Wanted::of(&set, &self.prefix, &cell) {
             let table = TableRef::from(&wanted);
             let Some(observed) = self.cloud.observe(&table).await? else { continue };
             let indexes: Vec<_> =
                 observed.indexes.iter().map(|index| index.spec.name.clone()).collect();
-            let metered = self.meters.metered(&table, &indexes, &window).await?;
-            tables.push(usage(&table, &observed, &metered, &window));
+            let metered = self.accounts.metered(&table, &indexes, &window).await?;
+            let usage = usage(&table, &observed, &metered, &window);
+            let pages: Vec<_> =
+                stored.iter().map(|stored| MAX_PAGES.saturating_sub(stored.pages)).collect();
+            let found =
+                share::measure(&*self.accounts, &table, &wanted.spec, &question.tenants, &pages);
+            let found = found.await?;
+            tenants.extend(share::usages(&usage, &question.tenants, &found));
+            stored.iter_mut().zip(&found).for_each(|(all, one)| all.add(one));
+            tables.push(usage);
         }
+        let billed = match question.compare {
+            true => Some(self.accounts.billed(&cell.id, window.start, end(&window)).await),
+            false => None,
+        };
+        let reported = match billed {
+            Some(Billed::Amount { amount, .. }) => Some(Reported { amount }),
+            _ => None,
+        };
         let usage = CellUsage {
             cell: cell.id.as_str().to_owned(),
             window,
             tables,
-            tenants: Vec::new(),
-            reported: None,
+            tenants,
+            tenant_units: TenantUnits::ByStoredBytes,
+            reported,
             quota: cells_cost::Quota::default(),
         };
         // Simulates every minute of every table: not on a thread that serves calls.
@@ -80,12 +149,30 @@ impl Registrar {
             let prices = PriceTable::bundled().map_err(|error| error.to_string())?;
             cells_cost::analyze(&prices, &usage).map_err(|error| error.to_string())
         });
-        match report.await {
-            Ok(Ok(report)) => Ok(report),
-            Ok(Err(problem)) => Err(CellsError::NotAnalyzed { problem }),
-            Err(_) => Err(CellsError::NotAnalyzed { problem: "the analysis failed".to_owned() }),
-        }
+        let mut report = match report.await {
+            Ok(Ok(report)) => report,
+            Ok(Err(problem)) => return Err(CellsError::NotAnalyzed { problem }),
+            Err(_) => {
+                return Err(CellsError::NotAnalyzed { problem: "the analysis failed".to_owned() });
+            }
+        };
+        let tenants = share::shares(&report, &question.tenants, &stored);
+        let read_units = stored.iter().map(|stored| stored.read_units).sum();
+        report.warnings.extend(share::notes(&tenants, read_units, billed.as_ref()));
+        Ok(Analysis { report, tenants, read_units, billed })
     }
+}
+
+/// Days as they are billed: in UTC, up to the last midnight.
+fn whole_days(days: u32, now: Timestamp) -> Window {
+    const DAY: i64 = 24 * 3600;
+    let midnight = now.seconds() - now.seconds().rem_euclid(DAY);
+    let shape = window(days, now);
+    Window { start: midnight - i64::from(days) * DAY, ..shape }
+}
+
+fn end(window: &Window) -> i64 {
+    window.start.saturating_add(i64::try_from(window.seconds()).unwrap_or(i64::MAX))
 }
 
 /// Whole periods up to the last whole one.
@@ -194,6 +281,9 @@ mod tests {
         let now = Timestamp::from_seconds(1_000_000_059).unwrap();
         let minutes = window(1, now);
         assert_eq!((minutes.start, minutes.points), (1_000_000_020 - 86_400, 1440));
+        let whole = whole_days(2, now);
+        assert_eq!((whole.start % 86_400, whole.seconds()), (0, 2 * 86_400));
+        assert!((0..86_400).contains(&(now.seconds() - end(&whole))));
         assert_eq!((window(30, now).period_seconds, window(30, now).points), (300, 8640));
         let start = minutes.start;
         let metered = Metered {

@@ -4,6 +4,7 @@
 //! the answer came inside the placement's lease, for after that the tenant's data may be on their way to another cell.
 
 mod compare;
+mod export;
 pub mod json;
 mod merge;
 mod query;
@@ -25,7 +26,9 @@ use crate::directory::{
 use crate::domain::{Cell, CellId, PartitionKey, WriteMode};
 use crate::store::StoreError;
 use crate::store::dynamodb::from_sdk;
+use crate::telemetry::rpc::RpcTrace;
 
+pub use export::{Export, ExportPosition, Exported};
 pub use query::{CellFailure, Found, Position, Query};
 pub use write::{Action, Expression, Write, Written};
 
@@ -79,6 +82,8 @@ pub struct CellData {
     regions: Arc<Regions>,
     prefix: String,
     known: Arc<Mutex<Known>>,
+    /// The call that asks.
+    rpc: Option<RpcTrace>,
 }
 
 #[derive(Default)]
@@ -111,7 +116,13 @@ impl CellData {
         regions: Regions,
         prefix: String,
     ) -> Self {
-        Self { directory, records, regions: Arc::new(regions), prefix, known: Arc::default() }
+        let (regions, known) = (Arc::new(regions), Arc::default());
+        Self { directory, records, regions, prefix, known, rpc: None }
+    }
+
+    /// The same, whose routing decisions are part of this call's trace.
+    pub fn under(&self, rpc: Option<RpcTrace>) -> Self {
+        Self { rpc, ..self.clone() }
     }
 
     fn client(&self, place: &Place) -> aws_sdk_dynamodb::Client {
@@ -145,10 +156,18 @@ impl CellData {
         Ok(StreamFound { spec: place.spec, arn, streams })
     }
 
+    /// The tables that a cell has by its table set; none if it was never provisioned.
+    pub(super) async fn tables(&self, cell: &CellId) -> Result<Vec<TableSpec>, DataError> {
+        let tables = self.cell_tables(cell).await?.and_then(|record| record.tables);
+        let Some((set, version)) = tables else { return Ok(Vec::new()) };
+        Ok(self.table_set(set, version, cell).await?.tables.clone())
+    }
+
     /// Where a tenant lives, and until when direct writes are good.
     async fn home(&self, tenant: &PartitionKey) -> Result<(CellId, Option<Instant>), DataError> {
         let options = Arc::new(RouteOptions::default());
-        let request = RouteRequest::new(tenant.clone(), options, DecisionTrace::default());
+        let request =
+            RouteRequest::new(tenant.clone(), options, DecisionTrace::under(self.rpc.clone()));
         let routed = self.directory.route(request).await?;
         match routed.home {
             Home::Placed(residence) => {

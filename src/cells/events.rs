@@ -1,10 +1,14 @@
 //! Changes of items, by way of `cells-streams`: which stream, for whom, and whose change it is.
 
+mod otlp;
+mod output;
+pub mod sinks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use cells_streams::sink::{Received, channel};
+use cells_streams::sink::{Received, Sink, channel};
 use cells_streams::{
     Consumer, DynamoDbLeases, Event, GroupName, Options, OwnerId, SdkStreams, Source, StartAt,
     StreamArn,
@@ -51,9 +55,21 @@ pub struct Following {
 impl Following {
     /// Whose change it is.
     pub fn tenant(&self, event: &Event) -> Option<PartitionKey> {
-        let key = event.record.keys.get(&self.spec.partition_key.name)?.as_s().ok()?;
-        self.spec.tenant_keys.iter().find_map(|template| template.tenant(key))
+        tenant(&self.spec, event)
     }
+}
+
+/// A table with a stream.
+struct Found {
+    spec: TableSpec,
+    stream: StreamArn,
+    streams: aws_sdk_dynamodbstreams::Client,
+}
+
+/// Whose change it is; `None`: nobody's by the table's templates.
+fn tenant(spec: &TableSpec, event: &Event) -> Option<PartitionKey> {
+    let key = event.record.keys.get(&spec.partition_key.name)?.as_s().ok()?;
+    spec.tenant_keys.iter().find_map(|template| template.tenant(key))
 }
 
 impl CellEvents {
@@ -64,8 +80,18 @@ impl CellEvents {
 
     /// Begins to follow a table.
     pub async fn follow(&self, subscription: Subscription) -> Result<Following, DataError> {
-        let Subscription { group, cell, table, latest } = subscription;
-        let found = self.data.stream(&cell, &table).await?;
+        let found = self.found(&subscription.cell, &subscription.table).await?;
+        let spec = found.spec.clone();
+        let (sink, deliveries) = channel(WAITING);
+        let consumer = self.consumer(subscription, found, Arc::new(sink), Options::default())?;
+        let stop = CancellationToken::new();
+        self.consumers.spawn(consumer.run(stop.clone()));
+        Ok(Following { deliveries, spec, _stop: stop.drop_guard() })
+    }
+
+    /// A table and its stream.
+    async fn found(&self, cell: &CellId, table: &str) -> Result<Found, DataError> {
+        let found = self.data.stream(cell, table).await?;
         let arn = found.arn.and_then(|arn| StreamArn::new(arn).ok());
         let Some(stream) = arn else {
             let problem = "has no stream; declare one in its table set, and provision the cell";
@@ -74,36 +100,44 @@ impl CellEvents {
                 problem: problem.into(),
             });
         };
+        Ok(Found { spec: found.spec, stream, streams: found.streams })
+    }
+
+    /// A consumer that is not started yet.
+    fn consumer(
+        &self,
+        subscription: Subscription,
+        found: Found,
+        sink: Arc<dyn Sink>,
+        options: Options,
+    ) -> Result<Consumer, DataError> {
+        let Subscription { group, cell, latest, .. } = subscription;
         let options = Options {
             start: if latest { StartAt::Latest } else { StartAt::TrimHorizon },
             lease: self.lease,
             tick: self.lease / 5,
             call_timeout: self.lease / 3,
-            ..Options::default()
+            ..options
         };
         let leases = DynamoDbLeases::new(
             self.control.clone(),
             self.control_table.clone(),
             group.clone(),
-            &stream,
+            &found.stream,
         );
-        let source = Source { group, stream, cell: cell.as_str().to_owned() };
-        let (sink, deliveries) = channel(WAITING);
+        let source = Source { group, stream: found.stream, cell: cell.as_str().to_owned() };
         let consumer = Consumer::new(
             source,
             OwnerId::unique("celld"),
             options,
             Arc::new(SdkStreams::new(found.streams)),
             Arc::new(leases),
-            Arc::new(sink),
+            sink,
         );
-        let consumer = consumer.map_err(|error| DataError::Invalid {
+        consumer.map_err(|error| DataError::Invalid {
             field: "events_lease".into(),
             problem: error.to_string(),
-        })?;
-        let stop = CancellationToken::new();
-        self.consumers.spawn(consumer.run(stop.clone()));
-        Ok(Following { deliveries, spec: found.spec, _stop: stop.drop_guard() })
+        })
     }
 
     /// Waits until the consumers, whose calls have ended, have given back their leases.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::capacity::{Metered, Meters};
+use super::capacity::share::{Billed, Stored};
+use super::capacity::{Accounts, Metered, Meters};
 use super::cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, TableRef};
 use super::data::Item;
 use super::operation::{Operation, OperationId, OperationState};
@@ -169,5 +170,16 @@ impl Meters for NoCloud {
         _: &cells_cost::Window,
     ) -> Result<Vec<Metered>, CloudError> {
         Err(CloudError::Unsupported)
+    }
+}
+
+#[async_trait]
+impl Accounts for NoCloud {
+    async fn stored(&self, _: &TableRef, _: &str, _: &str, _: usize) -> Result<Stored, CloudError> {
+        Err(CloudError::Unsupported)
+    }
+
+    async fn billed(&self, _: &CellId, _: i64, _: i64) -> Billed {
+        Billed::Unreachable { code: "there is no cloud".to_owned() }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::try_join_all;
 use sha2::{Digest, Sha256};
 
-use super::capacity::Meters;
+use super::capacity::Accounts;
 use super::check;
 use super::cloud::{Cloud, TableRef};
 use super::error::CellsError;
@@ -26,7 +26,7 @@ pub struct Registrar {
     pub directory: Directory,
     pub records: Arc<dyn CellRecords>,
     pub cloud: Arc<dyn Cloud>,
-    pub meters: Arc<dyn Meters>,
+    pub accounts: Arc<dyn Accounts>,
     /// Before every table's name.
     pub prefix: String,
     pub randomness: Randomness,
@@ -47,7 +47,7 @@ impl Registrar {
             directory,
             records: Arc::new(MemoryRecords::default()),
             cloud: Arc::new(NoCloud),
-            meters: Arc::new(NoCloud),
+            accounts: Arc::new(NoCloud),
             prefix: String::new(),
             randomness: Randomness::system(),
         }

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, FromArgMatches, ValueEnum};
 
+use super::sinks::EventSink;
+
 /// Lowest and highest value of each bounded key; both ends are allowed.
 pub mod bound {
     use std::ops::RangeInclusive;
@@ -59,6 +61,8 @@ pub mod bound {
     pub const MAX_QUEUE_DELAY: Span = MS..=MINUTE;
     pub const MAX_REFUSAL_HOLD: Span = Duration::ZERO..=Duration::from_secs(10);
     pub const OTLP_TIMEOUT: Span = Duration::from_millis(10)..=MINUTE;
+    /// One attempt at a delivery to a sink.
+    pub const SINK_TIMEOUT: Span = Duration::from_millis(10)..=MINUTE;
     pub const METRICS_INTERVAL: Span = Duration::from_millis(100)..=Duration::from_secs(10 * 60);
 
     pub const RETRY_ATTEMPTS: RangeInclusive<u32> = 1..=10;
@@ -346,6 +350,10 @@ pub struct Config {
     /// file, since other users of the host can read flags (absent: a random key for each process)
     #[arg(long, value_parser = secret)]
     pub tenant_hash_key: Option<Secret>,
+
+    /// Where changes of items are sent; in the file alone (see [`super::sinks`])
+    #[arg(skip)]
+    pub event_sinks: Vec<EventSink>,
 }
 
 impl Default for Config {
@@ -423,6 +431,10 @@ impl fmt::Display for HttpUrl {
 pub struct Secret(String);
 
 impl Secret {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text itself, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
@@ -454,7 +466,7 @@ fn loopback_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn duration(
+pub(super) fn duration(
     range: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
     move |text| {
@@ -503,7 +515,7 @@ where
     }
 }
 
-fn url(text: &str) -> Result<HttpUrl, String> {
+pub(super) fn url(text: &str) -> Result<HttpUrl, String> {
     let well_formed = |uri: &http::Uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|host| !host.is_empty())
@@ -539,7 +551,7 @@ fn is_name(text: &str, max: usize) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
-fn cell_id(text: &str) -> Result<String, String> {
+pub(super) fn cell_id(text: &str) -> Result<String, String> {
     if is_name(text, bound::CELL_ID_CHARS) {
         Ok(text.to_owned())
     } else {

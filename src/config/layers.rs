@@ -16,6 +16,7 @@ use clap::Arg;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::keys::Secret;
+use super::sinks::{self, EventSink};
 use super::{Origin, Problem};
 
 /// What every variable of ours begins with.
@@ -96,6 +97,10 @@ where
         let origin = Origin::Environment(name.to_string());
         let key = rest.to_ascii_lowercase();
         match args.iter().find(|arg| env_name(arg.get_id().as_str()) == name) {
+            None if key == sinks::KEY => {
+                let message = "can be set only in the file of --config, as [[event_sinks]] tables";
+                problems.push(Problem { key, origin, message: message.to_owned() });
+            }
             None => {
                 let near = nearest(args, &key).map(|key| env_name(&key));
                 problems.push(unknown(name.to_string(), origin, near));
@@ -148,15 +153,17 @@ pub(super) fn file(
     path: &Path,
     named_by: &Origin,
     problems: &mut Vec<Problem>,
-) -> Layer {
+) -> (Layer, Vec<EventSink>) {
     let mut layer = Layer::new();
-    let table = match read(path) {
+    let mut table = match read(path) {
         Ok(table) => table,
         Err(message) => {
             problems.push(Problem { key: "config".to_owned(), origin: named_by.clone(), message });
-            return layer;
+            return (layer, Vec::new());
         }
     };
+    let sinks = table.remove(sinks::KEY);
+    let sinks = sinks.map(|list| sinks::read(list, &Origin::File(path.to_owned()), problems));
     for (key, value) in table {
         let origin = Origin::File(path.to_owned());
         let Some(arg) = args.iter().find(|arg| arg.get_id() == key.as_str()) else {
@@ -173,7 +180,7 @@ pub(super) fn file(
             Err(message) => problems.push(Problem { key, origin, message }),
         }
     }
-    layer
+    (layer, sinks.unwrap_or_default())
 }
 
 fn read(path: &Path) -> Result<toml::Table, String> {

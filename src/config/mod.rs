@@ -10,6 +10,7 @@
 
 mod keys;
 mod layers;
+mod sinks;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -24,6 +25,7 @@ pub use keys::{
     AssignmentPolicy, CloudWatchMetrics, Config, HttpUrl, LogFormat, MemoryMode, Secret, bound,
 };
 use layers::{Kind, Layer};
+pub use sinks::{EventSink, SinkTarget};
 
 /// What the process was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +104,8 @@ pub struct Invocation {
     pub config: Config,
     /// Every key, in the order of [`Config`]
     pub origins: Vec<Effective>,
+    /// Where the event sinks came from, which are no key of the other layers
+    pub sinks_origin: Origin,
 }
 
 /// Something wrong with one key in one layer.
@@ -157,7 +161,7 @@ impl ConfigError {
     name = "celld",
     version,
     about = "Cell Directory: finds, assigns and moves the cells of tenants",
-    after_help = "Precedence: flags, CELLD_* variables, the file of --config, defaults. In the file a key is its flag with _ for -.",
+    after_help = "Precedence: flags, CELLD_* variables, the file of --config, defaults. In the file a key is its flag with _ for -; [[event_sinks]] are in the file alone.",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -218,14 +222,16 @@ where
 {
     let args: Vec<OsString> = args.into_iter().collect();
     let flags = command().try_get_matches_from(&args)?;
-    let lower = lower_layers(&flags, variables).map_err(ConfigError::Invalid)?;
+    let (lower, sinks, sinks_origin) =
+        lower_layers(&flags, variables).map_err(ConfigError::Invalid)?;
 
     let layered = command().mut_args(|arg| match lower.get(arg.get_id().as_str()) {
         Some(given) => arg.default_value(given.text.clone()),
         None => arg,
     });
     let matches = layered.try_get_matches_from(&args)?;
-    let cli = Cli::from_arg_matches(&matches)?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.settings.event_sinks = sinks;
     let invocation = Invocation {
         command: match cli.verb {
             Verb::Dev => Command::Dev,
@@ -235,6 +241,7 @@ where
         },
         config: cli.settings,
         origins: keys().iter().map(|arg| effective(arg, &matches, &lower)).collect(),
+        sinks_origin,
     };
     let problems = contradictions(&invocation);
     if problems.is_empty() { Ok(invocation) } else { Err(ConfigError::Invalid(problems)) }
@@ -246,7 +253,10 @@ fn keys() -> Vec<Arg> {
 }
 
 /// The environment over the file.
-fn lower_layers<E>(flags: &ArgMatches, variables: E) -> Result<Layer, Vec<Problem>>
+fn lower_layers<E>(
+    flags: &ArgMatches,
+    variables: E,
+) -> Result<(Layer, Vec<EventSink>, Origin), Vec<Problem>>
 where
     E: IntoIterator<Item = (OsString, OsString)>,
 {
@@ -257,12 +267,16 @@ where
         .get_one::<PathBuf>("config")
         .map(|path| (path.clone(), Origin::Flag("--config".to_owned())))
         .or_else(|| layers::config_path(&environment));
-    let mut lower = match file {
-        Some((path, named_by)) => layers::file(&keys(), &path, &named_by, &mut problems),
-        None => Layer::new(),
+    let (mut lower, sinks, origin) = match file {
+        Some((path, named_by)) => {
+            let (layer, sinks) = layers::file(&keys(), &path, &named_by, &mut problems);
+            let origin = if sinks.is_empty() { Origin::Default } else { Origin::File(path) };
+            (layer, sinks, origin)
+        }
+        None => (Layer::new(), Vec::new(), Origin::Default),
     };
     lower.extend(environment);
-    if problems.is_empty() { Ok(lower) } else { Err(problems) }
+    if problems.is_empty() { Ok((lower, sinks, origin)) } else { Err(problems) }
 }
 
 fn effective(arg: &Arg, matches: &ArgMatches, lower: &Layer) -> Effective {
@@ -311,16 +325,21 @@ fn escaped(text: &str) -> String {
 /// The effective configuration as a TOML file, one key a line, each with the origin of its value as a comment. Absent keys
 /// and secrets are comments altogether: the file can be used as it is, and never sets a secret to its placeholder.
 pub fn show(invocation: &Invocation) -> String {
-    invocation.origins.iter().fold(String::new(), |mut out, Effective { key, value, origin }| {
-        let line = match value {
-            Shown::Toml(value) => format!("{key} = {value}  # {origin}"),
-            Shown::Secret => format!("# {key} = \"(set)\"  # {origin}"),
-            Shown::Absent => format!("# {key} is not set  # {origin}"),
-        };
-        out.push_str(&line);
-        out.push('\n');
-        out
-    })
+    let keys = invocation.origins.iter().fold(
+        String::new(),
+        |mut out, Effective { key, value, origin }| {
+            let line = match value {
+                Shown::Toml(value) => format!("{key} = {value}  # {origin}"),
+                Shown::Secret => format!("# {key} = \"(set)\"  # {origin}"),
+                Shown::Absent => format!("# {key} is not set  # {origin}"),
+            };
+            out.push_str(&line);
+            out.push('\n');
+            out
+        },
+    );
+    // Tables come last in TOML.
+    keys + &sinks::show(&invocation.config.event_sinks, &invocation.sinks_origin)
 }
 
 /// What is wrong although every value is good by itself.
@@ -414,6 +433,17 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
             "dev_dynamodb_listen",
             format!("{} is taken by listen; choose another port", config.listen),
         );
+    }
+    for (number, sink) in config.event_sinks.iter().enumerate() {
+        let homeless = matches!(sink.target, SinkTarget::Otlp { endpoint: None, .. })
+            && config.otlp_endpoint.is_none();
+        if homeless {
+            problems.push(Problem {
+                key: format!("{}[{number}].endpoint", sinks::KEY),
+                origin: invocation.sinks_origin.clone(),
+                message: "is missing; set it, or otlp_endpoint".to_owned(),
+            });
+        }
     }
     problems
 }

@@ -4,7 +4,8 @@ use tonic::{Request, Response, Status};
 
 use super::page::{self, Query};
 use super::status::Fault;
-use super::{convert, parse, tables};
+use super::{analysis, convert, parse, tables};
+use crate::cells::capacity::Question;
 use crate::cells::{FinalBackup, Registrar, Removal};
 use crate::directory::{Directory, Mutation, Outcome, Refused, Registry};
 use crate::domain::CellId;
@@ -228,12 +229,10 @@ impl CellAdmin for AdminService {
         let request = request.into_inner();
         let cell = parse::cell_id("cell_id", &request.cell_id)?;
         let days = tables::days("days", request.days)?;
-        let report = self.cells.analyze(&cell, days).await.map_err(Fault::from)?;
-        Ok(Response::new(v1::AnalyzeCellResponse {
-            report: report.to_string(),
-            utilisation: report.utilisation.as_f64(),
-            details: tables::details(&report),
-        }))
+        let tenants = analysis::tenants("partition_keys", request.partition_keys)?;
+        let question = Question { days, tenants, compare: request.compare_with_cost_explorer };
+        let analysis = self.cells.analyze(&cell, &question).await.map_err(Fault::from)?;
+        Ok(Response::new(analysis::message(&analysis)))
     }
 
     async fn get_operation(

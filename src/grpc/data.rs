@@ -5,24 +5,34 @@ use std::pin::Pin;
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures::Stream;
 use prost_types::Struct;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::page;
-use super::parse;
 use super::status::{Fault, Reason};
+use super::{export, page, parse};
 use crate::cells::data::{
     Action, CellData, Expression, Item, Position, Query, Write, Written, json,
 };
 use crate::proto::v1;
 use crate::proto::v1::cell_data_server::CellData as Service;
 use crate::store::Cursor;
+use crate::telemetry::rpc::RpcTrace;
 
 /// Items that one part of an answer holds at most, so that its first items come soon and a message is not too large: an item may
 /// have 400 KB.
-const PART: usize = 10;
+pub(super) const PART: usize = 10;
 
 pub struct DataService {
     pub data: CellData,
+    /// Cancelled when streams are to end.
+    pub draining: CancellationToken,
+}
+
+impl DataService {
+    /// Routes under the trace of this call.
+    fn of<T>(&self, request: &Request<T>) -> CellData {
+        self.data.under(request.extensions().get::<RpcTrace>().cloned())
+    }
 }
 
 type Parts = Pin<Box<dyn Stream<Item = Result<v1::QueryResponse, Status>> + Send>>;
@@ -30,8 +40,20 @@ type Parts = Pin<Box<dyn Stream<Item = Result<v1::QueryResponse, Status>> + Send
 #[tonic::async_trait]
 impl Service for DataService {
     type QueryStream = Parts;
+    type ExportTenantStream = export::Parts;
+
+    async fn export_tenant(
+        &self,
+        request: Request<v1::ExportTenantRequest>,
+    ) -> Result<Response<export::Parts>, Status> {
+        let first = self.of(&request);
+        let (rest, draining) = (self.data.clone(), self.draining.clone());
+        let parts = export::begin(first, rest, request.into_inner(), draining).await?;
+        Ok(Response::new(parts))
+    }
 
     async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<Parts>, Status> {
+        let data = self.of(&request);
         let request = request.into_inner();
         let limit = page::size(request.page_size)?;
         let scope = v1::QueryScope::try_from(request.scope)
@@ -56,11 +78,12 @@ impl Service for DataService {
             consistent: request.consistent,
             limit,
         };
-        let asked =
-            Asked { data: self.data.clone(), query, filter, from, left: limit, over: false };
+        let asked = Asked { data, query, filter, from, left: limit, over: false };
         // What is wrong with the request is the call's status, not the end of a stream.
-        let (first, asked) = asked.part().await;
+        let (first, mut asked) = asked.part().await;
         let first = first?;
+        // One decision says where the call went; the parts to come need no spans.
+        asked.data = self.data.clone();
         let rest = futures::stream::unfold(asked, async |asked| {
             if asked.over {
                 return None;
@@ -76,11 +99,12 @@ impl Service for DataService {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
+        let data = self.of(&request);
         let request = request.into_inner();
         let item = required("item", request.item)?;
         let condition = expression("condition", request.condition)?;
         let write = (request.table, "item", Action::Put(item), condition);
-        let Written { cell, item } = self.write(request.partition_key, write).await?;
+        let Written { cell, item } = write_in(&data, request.partition_key, write).await?;
         let old_item = item.as_ref().map(json::message);
         Ok(Response::new(v1::PutResponse { old_item, cell_id: cell.into() }))
     }
@@ -89,6 +113,7 @@ impl Service for DataService {
         &self,
         request: Request<v1::UpdateRequest>,
     ) -> Result<Response<v1::UpdateResponse>, Status> {
+        let data = self.of(&request);
         let request = request.into_inner();
         let key = required("key", request.key)?;
         let Expression { text, names, values } = expression("update", request.update)?;
@@ -97,7 +122,7 @@ impl Service for DataService {
         }
         let condition = Expression { text: request.condition, names, values };
         let write = (request.table, "key", Action::Update(key, text), condition);
-        let Written { cell, item } = self.write(request.partition_key, write).await?;
+        let Written { cell, item } = write_in(&data, request.partition_key, write).await?;
         let item = item.as_ref().map(json::message);
         Ok(Response::new(v1::UpdateResponse { item, cell_id: cell.into() }))
     }
@@ -106,11 +131,12 @@ impl Service for DataService {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let data = self.of(&request);
         let request = request.into_inner();
         let key = required("key", request.key)?;
         let condition = expression("condition", request.condition)?;
         let write = (request.table, "key", Action::Delete(key), condition);
-        let Written { cell, item } = self.write(request.partition_key, write).await?;
+        let Written { cell, item } = write_in(&data, request.partition_key, write).await?;
         let old_item = item.as_ref().map(json::message);
         Ok(Response::new(v1::DeleteResponse { old_item, cell_id: cell.into() }))
     }
@@ -119,28 +145,27 @@ impl Service for DataService {
         &self,
         request: Request<v1::TransactRequest>,
     ) -> Result<Response<v1::TransactResponse>, Status> {
+        let data = self.of(&request);
         let request = request.into_inner();
         let tenant = parse::partition_key("partition_key", request.partition_key)?;
         let writes = request.writes.into_iter().enumerate();
         let writes = writes.map(|(at, write)| data_write(&format!("writes[{at}]"), write));
         let writes = writes.collect::<Result<Vec<_>, _>>()?;
         let token = token(request.request_id)?;
-        let written = self.data.transact(&tenant, writes, token).await.map_err(Fault::from)?;
+        let written = data.transact(&tenant, writes, token).await.map_err(Fault::from)?;
         Ok(Response::new(v1::TransactResponse { cell_id: written.cell.into() }))
     }
 }
 
-impl DataService {
-    async fn write(
-        &self,
-        tenant: String,
-        (name, field, action, condition): (String, &str, Action, Expression),
-    ) -> Result<Written, Fault> {
-        let tenant = parse::partition_key("partition_key", tenant)?;
-        let table = table("table", name)?;
-        let write = Write { table, field: field.to_owned(), action, condition };
-        self.data.write(&tenant, write).await.map_err(Fault::from)
-    }
+async fn write_in(
+    data: &CellData,
+    tenant: String,
+    (name, field, action, condition): (String, &str, Action, Expression),
+) -> Result<Written, Fault> {
+    let tenant = parse::partition_key("partition_key", tenant)?;
+    let table = table("table", name)?;
+    let write = Write { table, field: field.to_owned(), action, condition };
+    data.write(&tenant, write).await.map_err(Fault::from)
 }
 
 /// A query under way.
@@ -187,7 +212,7 @@ impl Asked {
 }
 
 /// A position as text: the partition's number, and the sort key as typed JSON.
-fn cursor(position: &Position) -> String {
+pub(super) fn cursor(position: &Position) -> String {
     use base64::Engine;
     let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
     let after = match &position.after {
@@ -201,7 +226,7 @@ fn cursor(position: &Position) -> String {
     format!("{} {after}", position.partition)
 }
 
-fn position(text: &str) -> Result<Position, Fault> {
+pub(super) fn position(text: &str) -> Result<Position, Fault> {
     use base64::Engine;
     let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
     let read = || {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod analysis;
 mod connections;
 mod controller;
 mod convert;
@@ -9,6 +10,7 @@ mod data;
 mod deadline;
 mod directory;
 mod events;
+mod export;
 mod page;
 mod parse;
 mod recovery;
@@ -161,7 +163,7 @@ impl BoundServer {
             .add_service(recoveries.max_decoding_message_size(limit));
         if let Some(Items { data, events }) = items {
             let draining = settings.draining.clone();
-            let data = CellDataServer::new(data::DataService { data });
+            let data = CellDataServer::new(data::DataService { data, draining: draining.clone() });
             let events = CellEventsServer::new(events::EventsService { events, draining });
             routes = routes
                 .add_service(data.max_decoding_message_size(limit))
@@ -271,6 +273,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 16 + 5 + 1 + 7);
+        assert_eq!(methods.len(), 2 + 10 + 16 + 6 + 1 + 7);
     }
 }

@@ -17,6 +17,7 @@
 
 pub mod cells;
 pub mod decisions;
+pub mod events;
 pub mod export;
 pub mod late;
 pub mod metrics;
@@ -41,10 +42,12 @@ use tracing::Dispatch;
 
 pub use cells::{CellGauges, CellMetrics, LoadGauges};
 pub use decisions::DecisionMetrics;
+pub use events::EventMetrics;
 pub use late::{LateSpan, LateSpans};
 pub use metrics::{RpcMethod, RpcMetrics};
 pub use overload::OverloadMetrics;
 pub use pipeline::FLUSH_TIMEOUT;
+pub(crate) use pipeline::channel as collector;
 pub use sampling::HeadSampler;
 pub use tenant::TenantLabel;
 
@@ -229,6 +232,11 @@ impl Telemetry {
     /// The metrics of cells. To be made once and cloned, so that there is one set of table labels.
     pub fn cell_metrics(&self) -> CellMetrics {
         CellMetrics::new(&self.meter)
+    }
+
+    /// The metrics of sinks of changes.
+    pub fn event_metrics(&self) -> EventMetrics {
+        EventMetrics::new(&self.meter)
     }
 
     /// For further instruments.

@@ -22,6 +22,31 @@ pub const TENANT_HASH: &str = "cell.tenant.hash";
 /// The tenant in clear, only where that was switched on.
 pub const TENANT: &str = "cell.tenant";
 
+/// A table of a cell, by its name in the table set.
+pub const TABLE: &str = "cell.table";
+/// The group that changes of items are delivered to.
+pub const EVENT_GROUP: &str = "cell.event.group";
+/// The sort of a change: `INSERT|MODIFY|REMOVE`, or `GAP`.
+pub const EVENT_KIND: &str = "cell.event.kind";
+/// Whether the storage itself removed the item because its time to live was over.
+pub const EVENT_EXPIRED: &str = "cell.event.expired";
+/// The item's `EntityType`.
+pub const EVENT_ENTITY_TYPE: &str = "cell.event.entity_type";
+/// The shard of a change. Its changes come in the order of their sequence numbers.
+pub const EVENT_SHARD: &str = "cell.event.shard";
+/// The sequence number of a change; of a gap, that of the last change before it.
+pub const EVENT_SEQUENCE: &str = "cell.event.sequence_number";
+/// The service's id of a change, the same at every delivery.
+pub const EVENT_ID: &str = "cell.event.id";
+/// Why changes are missing: `TRIMMED|STALE|SHARD_GONE|PARENTS_GONE`.
+pub const EVENT_GAP_CAUSE: &str = "cell.event.gap_cause";
+/// The item's key in DynamoDB's typed JSON; only where images are switched on.
+pub const EVENT_KEY: &str = "cell.event.key";
+/// The item before the change, likewise.
+pub const EVENT_OLD: &str = "cell.event.old_item";
+/// The item after the change, likewise.
+pub const EVENT_NEW: &str = "cell.event.new_item";
+
 /// Position in the journal that a commit is written to.
 pub const COMMIT_SEQUENCE: &str = "cell.commit.sequence";
 /// Commands that a commit serves.

@@ -171,8 +171,8 @@ impl Drop for Pipeline {
     }
 }
 
-/// One connection for both signals, made when it is first needed. An `https` endpoint is verified by the system's roots.
-fn channel(endpoint: &str, timeout: Duration) -> Result<Channel, TelemetryError> {
+/// One connection, made when it is first needed. An `https` endpoint is verified by the system's roots.
+pub(crate) fn channel(endpoint: &str, timeout: Duration) -> Result<Channel, TelemetryError> {
     let refused =
         |reason: String| TelemetryError::Endpoint { endpoint: endpoint.to_owned(), reason };
     let uri: http::Uri =

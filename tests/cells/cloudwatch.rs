@@ -1,6 +1,7 @@
 //! CloudWatch before another engine: answers GetMetricData and PutMetricData in the protocol that the SDK speaks (RPC v2, CBOR), of which moto
 //! knows nothing, from what a test says was counted, and keeps what was put. Everything else goes on to the engine, and what its
 //! answers say of consumed capacity is added up on the way.
+//! Refuses Cost Explorer's GetCostAndUsage where a test says so.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -39,6 +40,7 @@ struct State {
     /// Capacity units by table, and by whether they were read.
     reported: BTreeMap<(String, bool), f64>,
     dead: bool,
+    denies_billing: bool,
 }
 
 pub struct CloudWatch {
@@ -77,6 +79,31 @@ impl CloudWatch {
 
     pub fn endpoint(&self) -> String {
         self.endpoint.clone()
+    }
+
+    /// From now on Cost Explorer answers as it does to those who may not ask it.
+    pub fn deny_billing(&self) {
+        self.state.lock().denies_billing = true;
+    }
+
+    /// Makes moto's Cost Explorer answer the next new question with these costs, a day each.
+    pub async fn bill(&self, amounts: &[&str]) {
+        let day = |amount: &&str| {
+            serde_json::json!({
+                "TimePeriod": {"Start": "2026-01-01", "End": "2026-01-02"},
+                "Total": {"UnblendedCost": {"Amount": amount, "Unit": "USD"}},
+                "Groups": [], "Estimated": false
+            })
+        };
+        let days: Vec<_> = amounts.iter().map(day).collect();
+        let body = serde_json::json!({ "results": [{ "ResultsByTime": days }] }).to_string();
+        let request =
+            Request::post(format!("{}/moto-api/static/ce/cost-and-usage-results", self.endpoint))
+                .header("content-type", "application/json")
+                .body(Full::new(Bytes::from(body)))
+                .unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        assert_eq!(client.request(request).await.unwrap().status(), 201);
     }
 
     pub fn count(&self, metric: &str, table: &str, index: Option<&str>, sums: Vec<(i64, f64)>) {
@@ -131,6 +158,12 @@ async fn answer(
     }
     let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
     let operation = target.and_then(|target| target.rsplit('.').next()).unwrap_or("").to_owned();
+    if target == Some("AWSInsightsIndexService.GetCostAndUsage") && state.lock().denies_billing {
+        let refusal = r#"{"__type":"AccessDeniedException","Message":"User: arn:aws:iam::123456789012:user/u is not authorized to perform: ce:GetCostAndUsage"}"#;
+        let response =
+            Response::builder().status(400).header("content-type", "application/x-amz-json-1.1");
+        return Ok(response.body(Full::new(refusal.into())).unwrap());
+    }
     let client = Client::builder(TokioExecutor::new()).build_http();
     let mut onward = Request::from_parts(parts, Full::new(body));
     let path = onward.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();

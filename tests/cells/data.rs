@@ -42,6 +42,8 @@ on_both_engines!(
     former_cells_are_asked_and_the_newest_wins,
     a_former_cell_that_is_gone_is_said,
     pages_make_the_whole,
+    an_export_has_everything_and_can_be_resumed,
+    an_export_says_what_it_lacks,
     what_is_wrong_is_named_and_writes_nothing,
     nothing_is_written_without_a_lease,
 );
@@ -80,6 +82,11 @@ fn text(item: &v1::CellItem, name: &str) -> String {
         Some(Kind::StringValue(text)) => text,
         other => panic!("{other:?}"),
     }
+}
+
+fn export_text(item: &v1::ExportedItem, name: &str) -> String {
+    let item = v1::CellItem { item: item.item.clone(), ..Default::default() };
+    text(&item, name)
 }
 
 fn item_key(tenant: &str, sort: &str) -> serde_json::Value {
@@ -155,6 +162,42 @@ impl Data {
             whole.next_page_token = part.next_page_token;
         }
         Ok(whole)
+    }
+
+    /// An export in its parts, from where a token says.
+    async fn export(
+        &mut self,
+        tenant: &str,
+        all: bool,
+        token: &str,
+    ) -> Vec<v1::ExportTenantResponse> {
+        let scope = if all { v1::QueryScope::AllCells } else { v1::QueryScope::CurrentCell };
+        let request = v1::ExportTenantRequest {
+            partition_key: tenant.to_owned(),
+            scope: scope.into(),
+            consistent: true,
+            resume_token: token.to_owned(),
+        };
+        let mut stream = self.data.export_tenant(request).await.unwrap().into_inner();
+        let mut parts = Vec::new();
+        while let Some(part) = stream.message().await.unwrap() {
+            parts.push(part);
+        }
+        parts
+    }
+
+    /// Writes an item without checks on whose it is: past the server.
+    async fn put_raw(&mut self, table: &str, key: &str, sort: Option<&str>, value: &str) {
+        use aws_sdk_dynamodb::types::AttributeValue;
+        let dynamodb = aws_sdk_dynamodb::Client::new(&self.world.sdk().await);
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let put = dynamodb.put_item().table_name(self.world.table(table, "cell-a"));
+        let put = put.item("PK", text(key)).item("Value", text(value));
+        let put = match sort {
+            Some(sort) => put.item("SK", text(sort)),
+            None => put,
+        };
+        put.send().await.unwrap();
     }
 
     /// Sort keys and values of a tenant's items.
@@ -254,7 +297,18 @@ async fn no_tenant_sees_anothers_items(mut data: Data) {
             data.put(tenant, item(tenant, sort, tenant)).await.unwrap();
         }
     }
+    // Partitions of other templates, and tables without a sort key.
     for tenant in tenants {
+        data.put_raw("Carts", &format!("CUSTOMER#{tenant}"), None, tenant).await;
+        data.put_raw("Journeys", &format!("TRAVELLER#{tenant}"), Some("1"), tenant).await;
+    }
+    for tenant in tenants {
+        for everywhere in [false, true] {
+            let parts = data.export(tenant, everywhere, "").await;
+            let items: Vec<_> = parts.iter().flat_map(|part| &part.items).collect();
+            assert!(items.iter().all(|item| export_text(item, "Value") == tenant), "{tenant}");
+            assert_eq!(items.len(), 6, "{tenant}");
+        }
         let all = data.all(tenant).await;
         assert_eq!(all.len(), 4, "{tenant}");
         assert!(all.values().all(|owner| owner == tenant), "{tenant}: {all:?}");
@@ -328,6 +382,103 @@ async fn former_cells_are_asked_and_the_newest_wins(mut data: Data) {
     let notes = data.query(notes).await.unwrap();
     let sorts: BTreeSet<_> = notes.items.iter().map(|item| text(item, "SK")).collect();
     assert_eq!(sorts, ["1", "2", "4"].map(str::to_owned).into());
+}
+
+/// Every table and every partition, each item once and labelled, wherever the export is taken up again.
+async fn an_export_has_everything_and_can_be_resumed(mut data: Data) {
+    data.pin("t", "cell-a").await;
+    for number in 0..25 {
+        data.put_raw("CustomerData", "CUSTOMER#t", Some(&format!("{number:02}")), "x").await;
+    }
+    data.put_raw("Carts", "CUSTOMER#t", None, "x").await;
+    for (key, sort) in [("CUSTOMER#t", "1"), ("TRAVELLER#t", "1"), ("TRAVELLER#t", "2")] {
+        data.put_raw("Journeys", key, Some(sort), "x").await;
+    }
+    let parts = data.export("t", false, "").await;
+    let label = |item: &v1::ExportedItem| {
+        assert_eq!((item.cell_id.as_str(), item.previous), ("cell-a", false));
+        let sort = if item.table == "Carts" { String::new() } else { export_text(item, "SK") };
+        (item.table.clone(), export_text(item, "PK"), sort)
+    };
+    let all: Vec<_> = parts.iter().flat_map(|part| part.items.iter().map(label)).collect();
+    assert_eq!(all.len(), 29);
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 29, "{all:?}");
+    let counted = |summary: &v1::ExportSummary| {
+        summary.tables.iter().map(|table| (table.table.clone(), table.items)).collect::<Vec<_>>()
+    };
+    let (last, before) = parts.split_last().unwrap();
+    let summary = last.summary.as_ref().unwrap();
+    let tables = [("Carts", 1), ("CustomerData", 25), ("Journeys", 3)];
+    assert_eq!(counted(summary), tables.map(|(table, items)| (table.to_owned(), items)));
+    assert_eq!((summary.items, summary.complete, summary.resumed), (29, true, false));
+    assert!(last.resume_token.is_empty() && before.iter().all(|part| part.summary.is_none()));
+    assert!(before.len() >= 4, "{} parts", parts.len());
+
+    let mut had = 0;
+    for part in before {
+        had += part.items.len();
+        let rest = data.export("t", false, &part.resume_token).await;
+        let items: Vec<_> = rest.iter().flat_map(|part| part.items.iter().map(label)).collect();
+        assert_eq!(items, all[had..]);
+        let summary = rest.last().unwrap().summary.as_ref().unwrap();
+        assert_eq!((summary.items as usize, summary.resumed), (29 - had, true));
+    }
+    let request = v1::ExportTenantRequest {
+        partition_key: "other".to_owned(),
+        resume_token: before[0].resume_token.clone(),
+        ..Default::default()
+    };
+    let status = data.data.export_tenant(request).await.unwrap_err();
+    assert_eq!(
+        (fault(&status).1, fault(&status).2),
+        ("INVALID_PAGE_TOKEN".to_owned(), vec!["resume_token".to_owned()])
+    );
+    let nobody =
+        v1::ExportTenantRequest { partition_key: "nobody".to_owned(), ..Default::default() };
+    let status = data.data.export_tenant(nobody).await.unwrap_err();
+    assert_eq!(fault(&status).1, "PLACEMENT_NOT_FOUND");
+}
+
+/// Former cells are exported, too, and a table of one that cannot be read is named.
+async fn an_export_says_what_it_lacks(mut data: Data) {
+    moved(&mut data).await;
+    let told = |parts: &[v1::ExportTenantResponse]| {
+        let items = parts.iter().flat_map(|part| &part.items);
+        items
+            .map(|item| (export_text(item, "SK"), item.cell_id.clone(), item.previous))
+            .collect::<Vec<_>>()
+    };
+    let parts = data.export("t", true, "").await;
+    let expected = [
+        ("1", "cell-a", true),
+        ("2", "cell-b", true),
+        ("3", "cell-c", false),
+        ("4", "cell-b", true),
+    ];
+    assert_eq!(
+        told(&parts),
+        expected.map(|(sort, cell, previous)| (sort.to_owned(), cell.to_owned(), previous))
+    );
+    assert!(parts.last().unwrap().summary.as_ref().unwrap().complete);
+
+    let dynamodb = aws_sdk_dynamodb::Client::new(&data.world.sdk().await);
+    let gone = data.world.table("CustomerData", "cell-a");
+    dynamodb.delete_table().table_name(gone).send().await.unwrap();
+    let parts = data.export("t", true, "").await;
+    assert_eq!(told(&parts).len(), 3);
+    let failures: BTreeSet<_> = parts
+        .iter()
+        .flat_map(|part| &part.failures)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|failure| (failure.table.as_str(), failure.cell_id.as_str(), failure.reason.as_str()))
+        .collect();
+    assert_eq!(failures, [("CustomerData", "cell-a", "TABLE_NOT_FOUND")].into());
+    let summary = parts.last().unwrap().summary.clone().unwrap();
+    assert_eq!((summary.items, summary.complete), (3, false));
+    // It takes no former cell to be complete where none is asked.
+    let parts = data.export("t", false, "").await;
+    assert!(parts.last().unwrap().summary.as_ref().unwrap().complete);
 }
 
 async fn a_former_cell_that_is_gone_is_said(mut data: Data) {

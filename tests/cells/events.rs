@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 use crate::celld::Celld;
 use crate::dynamodb_local::DynamoDbLocal;
 use crate::embedded::Embedded;
+use crate::streams_proxy::StreamsProxy;
 use crate::world::{Engine, World, fault, table};
 
 const CELLS: [&str; 3] = ["cell-a", "cell-b", "cell-c"];
@@ -292,4 +293,51 @@ async fn what_is_not_acknowledged_comes_again() {
         let status = Call::begin(channel.clone(), request).await.err().unwrap();
         assert_eq!(fault(&status).2, [field], "{status:?}");
     }
+}
+
+/// What was trimmed before it was read is told on the call, and has to be acknowledged like everything else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_is_told_on_the_call() {
+    let proxy = Arc::new(StreamsProxy::start(DynamoDbLocal::shared().endpoint()).await);
+    let mut world = World::new(Engine::Streams(proxy.clone()), &["cell-a"]).await;
+    world.put_set(vec![table("CustomerData")]).await;
+    world.provision("cell-a").await;
+    let dynamodb = aws_sdk_dynamodb::Client::new(&world.sdk().await);
+    let name = world.table("CustomerData", "cell-a");
+    let item = put("t", "t/1", 1);
+    dynamodb.put_item().table_name(&name).set_item(Some(item)).send().await.unwrap();
+    let channel = world.server.channel().await;
+    let mut call = Call::begin(channel.clone(), start("one", "cell-a")).await.unwrap();
+    let first = call.next().await.unwrap().unwrap();
+    assert_eq!((first.events.len(), first.gap.clone()), (1, None));
+    call.ack(1).await;
+    // The consumer goes on only when the position is recorded, so the second delivery says that the first one's is.
+    let item = put("t", "t/2", 1);
+    dynamodb.put_item().table_name(&name).set_item(Some(item)).send().await.unwrap();
+    assert_eq!(call.next().await.unwrap().unwrap().delivery, 2);
+    drop(call);
+    proxy.trim();
+    for _ in 0..2 {
+        // Not acknowledged, it comes again.
+        let mut again = Call::begin(channel.clone(), start("one", "cell-a")).await.unwrap();
+        let told = again.next().await.unwrap().unwrap();
+        let gap = told.gap.expect("a gap");
+        assert_eq!(told.events, []);
+        assert_eq!(gap.after_sequence_number, first.events[0].sequence_number);
+        assert_eq!(
+            (gap.cause.as_str(), gap.shard_id),
+            ("TRIMMED", first.events[0].shard_id.clone())
+        );
+    }
+    let mut last = Call::begin(channel, start("one", "cell-a")).await.unwrap();
+    assert!(last.next().await.unwrap().unwrap().gap.is_some());
+    last.ack(1).await;
+    let mut sorts = Vec::new();
+    while sorts.len() < 2 {
+        let delivery = last.next().await.unwrap().unwrap();
+        sorts.extend(
+            delivery.events.iter().map(|e| attribute(e.key.as_ref().unwrap(), "SK").unwrap()),
+        );
+    }
+    assert_eq!(sorts, ["t/1", "t/2"], "reading goes on at the oldest change that there is");
 }

@@ -12,6 +12,8 @@ mod dynamodb_local;
 mod embedded;
 #[path = "../support/moto.rs"]
 mod moto;
+#[path = "../support/otlp/mod.rs"]
+mod otlp;
 
 mod capacity;
 mod cloudwatch;
@@ -22,4 +24,6 @@ mod failover;
 mod load;
 mod provision;
 mod recovery;
+mod sinks;
+mod streams_proxy;
 mod world;

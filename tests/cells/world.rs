@@ -14,6 +14,7 @@ use crate::cloudwatch::CloudWatch;
 use crate::dynamodb_local::DynamoDbLocal;
 use crate::embedded::Embedded;
 use crate::moto::Moto;
+use crate::streams_proxy::StreamsProxy;
 
 /// Longest wait for an operation, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -36,6 +37,8 @@ pub enum Engine {
     Moto(Arc<Moto>),
     DynamoDbLocal(&'static DynamoDbLocal),
     Embedded(Arc<Embedded>),
+    /// An engine, and before it what its streams lack.
+    Streams(Arc<StreamsProxy>),
     /// moto, and before it what a test counts.
     CloudWatch(Arc<CloudWatch>),
 }
@@ -50,6 +53,7 @@ impl Engine {
             Engine::Moto(engine) => engine.endpoint(),
             Engine::DynamoDbLocal(engine) => engine.endpoint(),
             Engine::Embedded(engine) => engine.endpoint().to_owned(),
+            Engine::Streams(before) => before.endpoint(),
             Engine::CloudWatch(before) => before.endpoint(),
         }
     }

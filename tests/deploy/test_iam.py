@@ -250,7 +250,7 @@ class Roles(unittest.TestCase):
         allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal", "cell-recovery", "cell-data")}
         # In tests below; and what DynamoDB's ARNs are not for.
         scaling = {"RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"}
-        looking = {"DescribeScalableTargets", "DescribeScalingPolicies", "GetMetricData", "PutMetricData"}
+        looking = {"DescribeScalableTargets", "DescribeScalingPolicies", "GetCostAndUsage", "GetMetricData", "PutMetricData"}
         for place, known in (("src/store/dynamodb", set()), ("src/cells", scaling | looking | {"ListBackups"})):
             called = set()
             for path in (TOP / place).rglob("*.rs"):
@@ -262,7 +262,7 @@ class Roles(unittest.TestCase):
             self.assertEqual(called - allowed - known, set(), place)
 
     def test_what_is_asked_of_everything(self):
-        actions = ("dynamodb:ListBackups", "application-autoscaling:DescribeScalableTargets", "application-autoscaling:DescribeScalingPolicies", "cloudwatch:GetMetricData")
+        actions = ("dynamodb:ListBackups", "application-autoscaling:DescribeScalableTargets", "application-autoscaling:DescribeScalingPolicies", "cloudwatch:GetMetricData", "ce:GetCostAndUsage")
         asked = [simulation([ROLES["control-plane"], ROLES["cell-removal"]], action, "*", {}) for action in actions]
         self.assertEqual(simulate(asked), ["Allowed"] * len(actions))
 

@@ -250,6 +250,9 @@ impl Request {
                 (unknown || none).then_some("UNKNOWN_ENUM_VALUE")
             }
             "mode" | "fallback" => unknown.then_some("UNKNOWN_ENUM_VALUE"),
+            "partition_keys" if method == "AnalyzeCell" => {
+                (!is_key(text)).then_some("INVALID_PARTITION_KEY")
+            }
             "partition_keys" => {
                 self.rows.push(if is_key(text) { vec![] } else { vec!["INVALID_PARTITION_KEY"] });
                 None

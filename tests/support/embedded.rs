@@ -1,6 +1,6 @@
 //! The embedded engine on a loopback port, for tests: on disk, in a runtime of its own, so that it outlives a test's.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -8,6 +8,8 @@ use tokio::sync::oneshot;
 
 pub struct Embedded {
     endpoint: String,
+    #[allow(dead_code, reason = "not every test program lets items expire")]
+    database: dynoxide::Database,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Removed with the engine, where it is its own.
@@ -28,10 +30,13 @@ impl Embedded {
         let file = folder.join("dynamodb.sqlite");
         let (stop, stopped) = oneshot::channel();
         let (ready, port) = mpsc::channel();
-        let thread = std::thread::spawn(move || run(file, ready, stopped));
+        let database = dynoxide::Database::new(&file.to_string_lossy()).expect("a database");
+        let served = database.clone();
+        let thread = std::thread::spawn(move || run(served, ready, stopped));
         let port = port.recv().expect("the embedded engine to start");
         Self {
             endpoint: format!("http://127.0.0.1:{port}"),
+            database,
             stop: Some(stop),
             thread: Some(thread),
             _folder: None,
@@ -41,10 +46,15 @@ impl Embedded {
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
+
+    /// Deletes what has expired, as the storage does by itself some day. Answers how many items that were.
+    #[allow(dead_code, reason = "not every test program lets items expire")]
+    pub fn sweep(&self) -> usize {
+        self.database.sweep_ttl().expect("a sweep")
+    }
 }
 
-fn run(file: PathBuf, ready: mpsc::Sender<u16>, stopped: oneshot::Receiver<()>) {
-    let database = dynoxide::Database::new(&file.to_string_lossy()).expect("a database");
+fn run(database: dynoxide::Database, ready: mpsc::Sender<u16>, stopped: oneshot::Receiver<()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cell_directory::proto::v1;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
-use crate::harness::{Caller, Traced, ask, assert_attributes, resolve};
+use crate::harness::{Caller, SOON, Traced, ask, assert_attributes, resolve};
 use crate::otlp::{OtlpReceiver, Span, Spans};
 use crate::relay::{Mute, closed_port};
 
@@ -304,4 +304,36 @@ async fn a_commit_for_many_callers_is_linked_to_each() {
     let other = |commit: &&Span| commit.links.iter().any(|link| link.trace_id != commit.trace_id);
     assert!(commits.iter().any(other), "{spans}");
     traced.end();
+}
+
+/// Where CellData goes is a decision under the call's span, too. The cell has no tables, which the call says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_route_of_cell_data_is_under_its_call() {
+    use cell_directory::proto::v1::cell_data_client::CellDataClient;
+    let data = tempfile::tempdir().unwrap();
+    let (endpoint, receiver) = OtlpReceiver::start().await;
+    let traced = Traced::dev(data.path(), &endpoint, &QUIET);
+    traced.celld.ready().await;
+    let mut directory = traced.directory().await;
+    resolve(&mut directory, Caller::unsampled().asks(ask("a-tenant"))).await.unwrap();
+    let caller = Caller::sampled();
+    let request = v1::QueryRequest {
+        partition_key: "a-tenant".to_owned(),
+        table: "CustomerData".to_owned(),
+        ..Default::default()
+    };
+    let mut client = CellDataClient::new(traced.celld.channel().await);
+    assert!(client.query(caller.asks(request)).await.is_err());
+    let spans = receiver
+        .wait_for_spans(
+            |spans| !spans.in_trace(&caller.trace_id).named("cell.route").is_empty(),
+            SOON,
+        )
+        .await
+        .in_trace(&caller.trace_id);
+    let server = spans.one("cells.v1.CellData/Query");
+    assert_eq!(server.parent_span_id.as_ref(), Some(&caller.span_id));
+    let decision = spans.one("cell.route");
+    assert_eq!(decision.parent_span_id.as_ref(), Some(&server.span_id), "{spans}");
+    assert!(decision.str("cell.id").is_some_and(|cell| cell.starts_with("cell-")));
 }

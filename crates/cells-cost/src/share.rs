@@ -15,7 +15,7 @@ use crate::lanes::{Direction, Lane};
 use crate::money::Usd;
 use crate::series::Window;
 use crate::simulate::run;
-use crate::usage::{CellUsage, TenantUsage};
+use crate::usage::{CellUsage, TenantUnits, TenantUsage};
 
 /// By how much Cost Explorer may differ before a report warns.
 pub const MAX_DIFFERENCE: Share = Share::from_percent(10);
@@ -23,6 +23,10 @@ pub const MAX_DIFFERENCE: Share = Share::from_percent(10);
 /// How shares were made.
 pub const METHOD: &str = "storage, recovery and backups by stored bytes; reads by consumed read units; writes, streams and replicas \
      by consumed write units; idle provisioned capacity and what no tenant was measured for is not attributed";
+
+/// How shares were made where nobody metered tenants.
+pub const METHOD_BY_BYTES: &str = "everything by stored bytes, for reads and writes are not metered by tenant: who uses much and stores little \
+     costs more than this says; idle provisioned capacity and what no tenant was measured for is not attributed";
 
 /// A tenant's estimated part of the cell's cost over the window.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -108,7 +112,11 @@ pub(crate) fn shares<'a>(
         .into_iter()
         .map(|(tenant, amount)| TenantCost { tenant: tenant.to_owned(), amount })
         .collect();
-    Some(Shares { method: METHOD, tenants, residual, arithmetic })
+    let method = match usage.tenant_units {
+        TenantUnits::Metered => METHOD,
+        TenantUnits::ByStoredBytes => METHOD_BY_BYTES,
+    };
+    Some(Shares { method, tenants, residual, arithmetic })
 }
 
 /// At least what all tenants have together, so that measurements that disagree never attribute more than there is.

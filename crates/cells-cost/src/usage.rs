@@ -46,11 +46,25 @@ pub struct CellUsage {
     /// Empty: nothing is shared out.
     #[serde(default)]
     pub tenants: Vec<TenantUsage>,
+    /// Where the tenants' units come from.
+    #[serde(default)]
+    pub tenant_units: TenantUnits,
     /// What Cost Explorer reports for the cell's tables and this window, before tax and discounts.
     #[serde(default)]
     pub reported: Option<Reported>,
     #[serde(default)]
     pub quota: Quota,
+}
+
+/// Where it comes from what a tenant reads and writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantUnits {
+    /// They were metered.
+    #[default]
+    Metered,
+    /// They were taken to be in proportion to stored bytes.
+    ByStoredBytes,
 }
 
 /// An amount from Cost Explorer.

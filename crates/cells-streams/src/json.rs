@@ -6,7 +6,7 @@
 //!  "keys":{"PK":{"S":"…"}},"old":{…},"new":{…}}
 //! {"type":"GAP","group":"g","table":"Orders-cell-a","cell":"cell-a","shard":"shardId-1","after":"100","cause":"TRIMMED"}
 //! ```
-//! What is not known is left out.
+//! What is not known, and images that are not asked for, are left out.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ pub type TenantOf = Arc<dyn Fn(&Event) -> Option<String> + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Json {
     tenant_of: Option<TenantOf>,
+    without_images: bool,
 }
 
 impl fmt::Debug for Json {
@@ -41,7 +42,12 @@ impl Json {
 
     /// Lines with the `tenant` that `of` finds.
     pub fn with_tenant(of: TenantOf) -> Self {
-        Self { tenant_of: Some(of) }
+        Self { tenant_of: Some(of), ..Self::default() }
+    }
+
+    /// The same lines without `old` and `new`. An `entity_type` stays.
+    pub fn without_images(self) -> Self {
+        Self { without_images: true, ..self }
     }
 
     /// One line an event or a gap, each with its line feed.
@@ -69,14 +75,15 @@ impl Json {
         line.insert("sequence".into(), json!(record.sequence.as_str()));
         line.insert("expired".into(), json!(record.expired));
         line.insert("keys".into(), item(&record.keys));
+        let images = !self.without_images;
         let tenant = self.tenant_of.as_ref().and_then(|tenant_of| tenant_of(event));
         let optional = [
             ("id", Some(&record.id).filter(|id| !id.is_empty()).map(|id| json!(id))),
             ("created", record.created_secs.map(|secs| json!(secs))),
             ("entity_type", event.entity_type().map(|name| json!(name))),
             ("tenant", tenant.map(|tenant| json!(tenant))),
-            ("old", record.old.as_ref().map(item)),
-            ("new", record.new.as_ref().map(item)),
+            ("old", record.old.as_ref().filter(|_| images).map(item)),
+            ("new", record.new.as_ref().filter(|_| images).map(item)),
         ];
         let known = optional.into_iter().filter_map(|(name, value)| Some((name.into(), value?)));
         line.extend(known);

@@ -1,6 +1,9 @@
 //! Every limit of a consumer, by name.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use tokio::sync::Semaphore;
 
 /// Where a group starts that has no records yet. Later starts go on from the checkpoints, whatever is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +36,9 @@ pub struct Options {
     pub parent_patience: Duration,
     /// Most shards that one consumer reads at a time. Each holds one page in memory at most: 1,000 records, 1 MB.
     pub max_shards: usize,
+    /// Bounds the pages that consumers with the same semaphore hold in memory together: a permit a page, from the read until the sink has
+    /// accepted it. `None`: `max_shards` is the bound.
+    pub pages: Option<Arc<Semaphore>>,
     /// Longest wait for an answer of the stream or of the leases.
     pub call_timeout: Duration,
     /// First wait after a failure; it doubles up to `backoff_max` and is then cut by up to half at random.
@@ -61,6 +67,7 @@ impl Default for Options {
             forget_after: Duration::from_secs(3600),
             parent_patience: Duration::from_secs(120),
             max_shards: 256,
+            pages: None,
             call_timeout: Duration::from_secs(5),
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(10),

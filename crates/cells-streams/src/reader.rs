@@ -185,6 +185,11 @@ impl Reader {
         }
     }
 
+    /// Whether a delivery is at hand that the sink has not accepted.
+    pub fn holds_delivery(&self) -> bool {
+        matches!(self.state, State::Offer(..))
+    }
+
     fn read_from(&self) -> ReadFrom {
         match &self.position {
             Position::After(at) => ReadFrom::After(at.clone()),

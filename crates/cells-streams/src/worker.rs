@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -158,6 +158,7 @@ async fn read(
     reader: &mut Reader,
 ) -> Ended {
     let shard = &claim.shard;
+    let mut page: Option<OwnedSemaphorePermit> = None;
     loop {
         let stopping = stop.is_cancelled();
         match reader.next(shared.now(), tenure.standing(stopping)) {
@@ -182,18 +183,33 @@ async fn read(
                 );
             }
             Step::Records(iterator) => {
+                if page.is_none()
+                    && let Some(pages) =
+                        shared.options.pages.as_ref().filter(|pages| !pages.is_closed())
+                {
+                    tokio::select! {
+                        turn = pages.clone().acquire_owned() => page = turn.ok(),
+                        () = tenure.changed.notified() => {}
+                        () = stop.cancelled(), if !stopping => {}
+                    }
+                    // What changed meanwhile is looked at first.
+                    continue;
+                }
                 // Before the call: nothing that is younger was seen by it.
                 let wall_secs = (shared.options.wall_secs)();
                 let answer = shared.call(shared.streams.records(&iterator)).await;
                 note(shard, "records", answer.as_ref().err());
                 reader.got_records(shared.now(), wall_secs, answer);
+                page = page.filter(|_| reader.holds_delivery());
             }
             Step::Deliver(delivery) => {
                 let outcome = shared.sink.deliver(&delivery).await;
                 if let Err(error) = &outcome {
                     tracing::warn!(%shard, %error, "batch not accepted, trying again");
                 }
+                drop(delivery);
                 reader.delivered(shared.now(), outcome.is_ok());
+                page = page.filter(|_| reader.holds_delivery());
             }
             Step::Checkpoint(position) => {
                 let sent = shared.now();

@@ -1,4 +1,4 @@
-//! CloudWatch's metrics of DynamoDB.
+//! What is counted about tables: by CloudWatch, by reading them, and on the bill.
 
 use async_trait::async_trait;
 use aws_sdk_cloudwatch::primitives::DateTime;
@@ -7,9 +7,11 @@ use aws_sdk_cloudwatch::types::{
 };
 use cells_cost::Window;
 
-use super::{AwsCloud, cloud_error};
-use crate::cells::capacity::{Metered, Meters};
+use super::{AwsCloud, billed, cloud_error, stored};
+use crate::cells::capacity::share::{Billed, Stored};
+use crate::cells::capacity::{Accounts, Metered, Meters};
 use crate::cells::cloud::{CloudError, TableRef};
+use crate::domain::CellId;
 
 const NAMESPACE: &str = "AWS/DynamoDB";
 
@@ -66,6 +68,24 @@ impl Meters for AwsCloud {
             }
         }
         Err(CloudError::Busy { code: "more answers than are read".to_owned() })
+    }
+}
+
+#[async_trait]
+impl Accounts for AwsCloud {
+    async fn stored(
+        &self,
+        table: &TableRef,
+        key: &str,
+        partition: &str,
+        pages: usize,
+    ) -> Result<Stored, CloudError> {
+        let clients = self.0.clients(&table.region);
+        stored::stored(&clients, &table.name, key, partition, pages).await
+    }
+
+    async fn billed(&self, cell: &CellId, from: i64, until: i64) -> Billed {
+        billed::billed(&self.0, cell, from, until).await
     }
 }
 

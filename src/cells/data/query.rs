@@ -263,7 +263,7 @@ impl CellData {
     }
 
     /// The cells where a tenant lived before, the newest first, each once.
-    async fn previous(
+    pub(super) async fn previous(
         &self,
         tenant: &PartitionKey,
         home: &CellId,

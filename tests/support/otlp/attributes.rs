@@ -55,7 +55,7 @@ pub(super) fn attrs(attributes: Vec<KeyValue>) -> Attrs {
         .collect()
 }
 
-fn attr(value: ProtoValue) -> Attr {
+pub(super) fn attr(value: ProtoValue) -> Attr {
     match value {
         ProtoValue::StringValue(value) => Attr::Str(value),
         ProtoValue::IntValue(value) => Attr::Int(value),

@@ -5,11 +5,13 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses its own part")]
 
 mod attributes;
+mod logs;
 mod metrics;
 mod receiver;
 mod spans;
 
 pub use attributes::{Attr, Attrs};
+pub use logs::Log;
 pub use metrics::{MetricPoint, MetricValue};
 pub use receiver::OtlpReceiver;
 pub use spans::{Event, Link, Span, Spans};

@@ -4,6 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
     MetricsService, MetricsServiceServer,
 };
@@ -25,6 +31,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use super::attributes::attrs;
+use super::logs::{Log, logs};
 use super::metrics::{MetricPoint, values};
 use super::spans::{Span, Spans, span};
 
@@ -32,6 +39,9 @@ use super::spans::{Span, Spans, span};
 struct Received {
     spans: Vec<Span>,
     points: Vec<MetricPoint>,
+    logs: Vec<Log>,
+    /// Exports of logs that are refused before one is taken.
+    refuse_logs: usize,
     /// All requests as they came, one after the other.
     raw: Vec<u8>,
 }
@@ -85,7 +95,8 @@ impl OtlpReceiver {
         let (stop, stopped) = oneshot::channel();
         let router = Server::builder()
             .add_service(TraceServiceServer::from_arc(store.clone()))
-            .add_service(MetricsServiceServer::from_arc(store.clone()));
+            .add_service(MetricsServiceServer::from_arc(store.clone()))
+            .add_service(LogsServiceServer::from_arc(store.clone()));
         let server = tokio::spawn(async move {
             let until = async {
                 let _ = stopped.await;
@@ -129,6 +140,16 @@ impl OtlpReceiver {
         timeout: Duration,
     ) -> impl Future<Output = Spans> + 'a {
         self.wait_for_spans(move |spans| !spans.named(name).is_empty(), timeout)
+    }
+
+    /// The log records taken so far, in the order in which they came.
+    pub fn logs(&self) -> Vec<Log> {
+        self.store.update(|received| received.logs.clone())
+    }
+
+    /// Refuses that many exports of logs from now on.
+    pub fn refuse_logs(&self, exports: usize) {
+        self.store.update(|received| received.refuse_logs = exports);
     }
 
     /// The points of a metric, each attribute set (and resource) once, as last received.
@@ -273,5 +294,30 @@ impl MetricsService for Store {
         self.arrived.notify_waiters();
         tokio::time::sleep(self.delay).await;
         Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Store {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        let request = request.into_inner();
+        let refused = self.update(|received| {
+            let left = received.refuse_logs;
+            received.refuse_logs = left.saturating_sub(1);
+            if left == 0 {
+                received.raw.append(&mut request.encode_to_vec());
+                received.logs.extend(logs(request));
+            }
+            left > 0
+        });
+        if refused {
+            return Err(Status::unavailable("full"));
+        }
+        self.arrived.notify_waiters();
+        tokio::time::sleep(self.delay).await;
+        Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }

@@ -46,7 +46,8 @@ pub fn table(billing: Billing, load: Load) -> TableUsage {
 
 pub fn cell(window: Window, tables: Vec<TableUsage>) -> CellUsage {
     let (tenants, reported, quota) = (vec![], None, Quota::default());
-    CellUsage { cell: "cell-a".into(), window, tables, tenants, reported, quota }
+    let tenant_units = TenantUnits::default();
+    CellUsage { cell: "cell-a".into(), window, tables, tenants, tenant_units, reported, quota }
 }
 
 pub fn report(usage: &CellUsage) -> Report {

@@ -55,6 +55,11 @@ impl FileSink {
         file.set_len(end)?;
         Ok(Self { file: Arc::new(Mutex::new(State { file, end })), fsync, json })
     }
+
+    /// The same file with other lines, such as those of another table.
+    pub fn writing(&self, json: Json) -> Self {
+        Self { file: self.file.clone(), fsync: self.fsync, json }
+    }
 }
 
 /// Where the last whole line ends.

@@ -91,6 +91,18 @@ impl WebhookSink {
         Ok(Self { uri, options, json, client, backoff: Mutex::new(backoff) })
     }
 
+    /// The same address with other lines, such as those of another table, on the same connections.
+    pub fn posting(&self, json: Json) -> Self {
+        let (min, max) = (self.options.backoff_min, self.options.backoff_max);
+        Self {
+            uri: self.uri.clone(),
+            options: self.options.clone(),
+            json,
+            client: self.client.clone(),
+            backoff: Mutex::new(Backoff::new(min, max, rand::random())),
+        }
+    }
+
     async fn attempt(&self, key: &HeaderValue, body: &Bytes) -> Result<(), Failure> {
         let mut request = Request::post(self.uri.clone()).body(Full::new(body.clone()));
         if let Ok(request) = &mut request {
