@@ -167,20 +167,11 @@ impl Served {
         let names = table_names(config)?;
         let keep = keep(config, &client).await?;
         let tasks = Tasks::new();
-        if keep.as_ref().is_some_and(Keep::recalled) {
-            // There is something to answer already.
+        // With a snapshot there is something to answer already.
+        let recalled = keep.as_ref().is_some_and(Keep::recalled);
+        if recalled || !looked_at(&client, &names).await? {
             let (client, names) = (client.clone(), names.clone());
-            tasks.spawn("tables", |stop| look_at_tables(client, names, stop));
-        } else {
-            let verified =
-                tokio::time::timeout(TABLES_VERIFYING, tables::verify(&client, &names)).await;
-            match verified.unwrap_or(Err(StoreError::Timeout)) {
-                // What is out of order for now may come back: nothing is known yet, and answers say so.
-                Err(error) if error.transient() => {
-                    tracing::warn!(%error, "the tables cannot be looked at yet");
-                }
-                verified => verified?,
-            }
+            tasks.spawn("tables", move |stop| look_at_tables(client, names, recalled, stop));
         }
         let store_settings =
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
@@ -274,31 +265,56 @@ async fn keep(
     }
 }
 
-/// Looks at the tables until they answer. What is out of order is reported: a replica that can answer from what it knows goes on.
+/// Looks at the tables once. `false`: they do not answer for now. Nothing is known yet then, and answers say so.
+async fn looked_at(
+    client: &aws_sdk_dynamodb::Client,
+    names: &TableNames,
+) -> Result<bool, AppError> {
+    let verified = tokio::time::timeout(TABLES_VERIFYING, tables::verify(client, names)).await;
+    match verified.unwrap_or(Err(StoreError::Timeout)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.transient() => {
+            tracing::warn!(%error, "the tables cannot be looked at yet");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks at the tables until they answer. What is out of order is reported: a replica that can answer from what it knows goes on, any
+/// other one ends.
 async fn look_at_tables(
     client: aws_sdk_dynamodb::Client,
     names: TableNames,
+    recalled: bool,
     stop: CancellationToken,
 ) {
     let look = async {
         loop {
             match tables::verify(&client, &names).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(error) if error.transient() => {
                     tracing::warn!(%error, "the tables cannot be looked at yet");
                 }
+                Err(error) if recalled => {
+                    tracing::error!(%error, "the tables are out of order: only what the snapshot holds can be answered");
+                    return true;
+                }
                 Err(error) => {
-                    return tracing::error!(%error, "the tables are out of order: only what the snapshot holds can be answered");
+                    tracing::error!(%error, "the tables are out of order");
+                    return false;
                 }
             }
             tokio::time::sleep(TABLES_LOOKING).await;
         }
     };
-    tokio::select! {
+    let serves = tokio::select! {
         () = stop.cancelled() => return,
-        () = look => {}
+        serves = look => serves,
+    };
+    if serves {
+        stop.cancelled().await;
     }
-    stop.cancelled().await;
 }
 
 /// A directory on a store, its tasks started. It saves no snapshots.
