@@ -66,6 +66,15 @@ pub enum DataError {
     ConditionFailed { write: usize },
     #[error("the placement's lease is too short for a direct write")]
     NoLease,
+    /// A position in partitions that the tables of today do not have.
+    #[error("the tables' key templates have changed")]
+    PositionGone,
+    /// A previous cell's table cannot be laid under the current one's.
+    #[error("the table of {cell} has another sort key than the current cell's")]
+    KeysDiffer { cell: CellId },
+    /// The first of the previous cells that are not asked.
+    #[error("the tenant has lived in more cells than are asked")]
+    TooManyCells,
 }
 
 impl DataError {

@@ -45,6 +45,11 @@ impl KeyTemplate {
         Ok(Self { before: before.to_owned(), after: after.to_owned() })
     }
 
+    /// As it is written.
+    pub fn text(&self) -> String {
+        format!("{}{PLACEHOLDER}{}", self.before, self.after)
+    }
+
     /// The tenant's partition.
     pub fn partition(&self, tenant: &PartitionKey) -> String {
         format!("{}{tenant}{}", self.before, self.after)
@@ -74,7 +79,7 @@ impl TryFrom<String> for KeyTemplate {
 
 impl From<KeyTemplate> for String {
     fn from(template: KeyTemplate) -> String {
-        format!("{}{PLACEHOLDER}{}", template.before, template.after)
+        template.text()
     }
 }
 

@@ -211,7 +211,10 @@ impl Asked {
     }
 }
 
-/// A position as text: the partition's number, and the sort key as typed JSON.
+/// Between the parts of a position. No key template has it.
+const BETWEEN: char = '\u{1}';
+
+/// A position as text: the partition's key template, and the sort key with its type.
 pub(super) fn cursor(position: &Position) -> String {
     use base64::Engine;
     let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -223,14 +226,14 @@ pub(super) fn cursor(position: &Position) -> String {
         // No key is of another type.
         Some(_) => String::new(),
     };
-    format!("{} {after}", position.partition)
+    format!("{}{BETWEEN}{after}", position.partition)
 }
 
 pub(super) fn position(text: &str) -> Result<Position, Fault> {
     use base64::Engine;
     let engine = base64::engine::general_purpose::STANDARD_NO_PAD;
     let read = || {
-        let (partition, after) = text.split_once(' ')?;
+        let (partition, after) = text.split_once(BETWEEN)?;
         let after = match (after.get(..1), after.get(1..)) {
             (Some("S"), Some(text)) => Some(AttributeValue::S(text.to_owned())),
             (Some("N"), Some(number)) => Some(AttributeValue::N(number.to_owned())),
@@ -240,7 +243,7 @@ pub(super) fn position(text: &str) -> Result<Position, Fault> {
             }
             _ => None,
         };
-        Some(Position { partition: partition.parse().ok()?, after })
+        Some(Position { partition: partition.to_owned(), after })
     };
     read().ok_or_else(Fault::not_a_page_token)
 }

@@ -10,6 +10,7 @@ use tonic::Status;
 use super::status::{Fault, Reason};
 use super::{data, page, parse};
 use crate::cells::data::{CellData, Export, ExportPosition, Exported, json};
+use crate::domain::CellId;
 use crate::proto::v1;
 use crate::store::Cursor;
 
@@ -126,17 +127,19 @@ impl Exporting {
     }
 }
 
-/// A position as text: the table, and where in it.
+/// A position as text: the cell, the table, and where in it.
 fn cursor(position: &ExportPosition) -> String {
     let within = position.within.as_ref().map(data::cursor).unwrap_or_default();
-    format!("{}\u{0}{within}", position.table)
+    format!("{}\u{0}{}\u{0}{within}", position.home, position.table)
 }
 
 fn position(text: &str) -> Result<ExportPosition, Fault> {
-    let (table, within) = text.split_once('\u{0}').ok_or_else(not_a_resume_token)?;
+    let (home, rest) = text.split_once('\u{0}').ok_or_else(not_a_resume_token)?;
+    let home = CellId::new(home).map_err(|_| not_a_resume_token())?;
+    let (table, within) = rest.split_once('\u{0}').ok_or_else(not_a_resume_token)?;
     let within = Some(within).filter(|within| !within.is_empty());
     let within = within.map(data::position).transpose().map_err(|_| not_a_resume_token())?;
-    Ok(ExportPosition { table: table.to_owned(), within })
+    Ok(ExportPosition { home, table: table.to_owned(), within })
 }
 
 fn not_a_resume_token() -> Fault {

@@ -94,6 +94,8 @@ reasons! {
     ConditionFailed = "CONDITION_FAILED": FailedPrecondition,
     CellNotProvisioned = "CELL_NOT_PROVISIONED": FailedPrecondition,
     NotRestorable = "NOT_RESTORABLE": FailedPrecondition,
+    KeysDiffer = "KEYS_DIFFER": FailedPrecondition,
+    TooManyCells = "TOO_MANY_CELLS": FailedPrecondition,
     AwsRefused = "AWS_REFUSED": FailedPrecondition,
     ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,
     StateChangeNotAllowed = "STATE_CHANGE_NOT_ALLOWED": FailedPrecondition,
@@ -401,6 +403,11 @@ impl From<DataError> for Fault {
             DataError::ConditionFailed { write } => {
                 say(Reason::ConditionFailed, "nothing was written").with("write", write)
             }
+            DataError::PositionGone => Fault::not_a_page_token(),
+            DataError::KeysDiffer { cell } => {
+                say(Reason::KeysDiffer, "ask that cell's table by itself").with("cell_id", cell)
+            }
+            DataError::TooManyCells => say(Reason::TooManyCells, "ask the cells by themselves"),
             DataError::NoLease => {
                 say(Reason::NoLease, "nothing was written, try again").retry(SOON)
             }

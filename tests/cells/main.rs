@@ -21,6 +21,7 @@ mod consumption;
 mod data;
 mod events;
 mod failover;
+mod former;
 mod load;
 mod provision;
 mod recovery;

@@ -18,6 +18,8 @@ pub struct Export {
 /// Where an export goes on: in this table, after this position, or at its beginning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportPosition {
+    /// Where the tenant lived.
+    pub home: CellId,
     pub table: String,
     pub within: Option<Position>,
 }
@@ -53,13 +55,12 @@ impl CellData {
         }
         names.sort_unstable();
         let mut exported = Exported::default();
-        if from.is_none() && export.all_cells {
+        // Whoever moves leaves another cell behind.
+        if from.as_ref().is_none_or(|from| from.home != home) && export.all_cells {
             exported.failures = self.out_of_reach(&export.tenant, &home, &names).await?;
         }
         let wanted = from.as_ref().map_or("", |from| from.table.as_str());
-        if from.as_ref().is_some_and(|from| from.within.is_some())
-            && !names.iter().any(|name| name == wanted)
-        {
+        if from.is_some() && !names.iter().any(|name| name == wanted) {
             // The tenant has moved, and the rest of this table is not where it lives.
             exported.failures.push((wanted.to_owned(), unknown(&home, wanted)));
         }
@@ -79,10 +80,11 @@ impl CellData {
         exported.found = self.query(&query, within).await?;
         let failures = std::mem::take(&mut exported.found.failures).into_iter();
         exported.failures.extend(failures.map(|failure| (table.clone(), failure)));
-        exported.next = match exported.found.next.take() {
-            Some(position) => Some(ExportPosition { table: table.clone(), within: Some(position) }),
-            None => names.next().map(|table| ExportPosition { table, within: None }),
+        let next = match exported.found.next.take() {
+            Some(position) => Some((table.clone(), Some(position))),
+            None => names.next().map(|table| (table, None)),
         };
+        exported.next = next.map(|(table, within)| ExportPosition { home, table, within });
         exported.table = Some(table);
         Ok(exported)
     }
@@ -95,9 +97,15 @@ impl CellData {
         names: &[String],
     ) -> Result<Vec<(String, CellFailure)>, DataError> {
         let mut failures = Vec::new();
-        for cell in self.previous(tenant, home).await? {
-            // Where a cell's tables cannot be looked up, the query of each table says so.
-            for spec in self.tables(&cell).await.unwrap_or_default() {
+        for cell in self.previous(tenant, home).await?.asked {
+            let tables = match self.tables(&cell).await {
+                Ok(tables) => tables,
+                Err(error) => {
+                    failures.push((String::new(), CellFailure { cell, error }));
+                    continue;
+                }
+            };
+            for spec in tables {
                 if !names.contains(&spec.name) {
                     let failure = unknown(&cell, &spec.name);
                     failures.push((spec.name, failure));

@@ -1,6 +1,7 @@
 //! A tenant's items in the current cell, and in those where the tenant lived before.
 //!
-//! Each partition of the tenant is read from all cells at once, merged by sort key (see [`super::merge`]). What is filtered is filtered
+//! Each partition of the tenant is read from all cells at once whose table has its key template, merged by sort key (see
+//! [`super::merge`]): a previous cell's table set may be another version, with other templates or in another order. What is filtered is filtered
 //! after that: were it done below, an older cell's copy would show where the newest one does not fit. The same goes for items whose TTL
 //! has passed: DynamoDB may not have deleted them yet, and they hide older copies all the same.
 
@@ -10,7 +11,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::merge::{Merge, Source};
 use super::{CellData, DataError, Item, Place};
-use crate::cells::table_set::KeyType;
+use crate::cells::table_set::{KeyAttribute, KeyType};
+use crate::cells::template::KeyTemplate;
 use crate::directory::{Error, Refused};
 use crate::domain::{CellId, PartitionKey, Timestamp};
 use crate::store::StoreError;
@@ -40,7 +42,8 @@ pub struct Query {
 /// Where a query goes on: after this sort key of this of the tenant's partitions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Position {
-    pub partition: usize,
+    /// Its key template, as it is written.
+    pub partition: String,
     pub after: Option<AttributeValue>,
 }
 
@@ -119,7 +122,7 @@ impl CellData {
     /// A part of a tenant's items.
     ///
     /// # Errors
-    /// Those of the current cell. A previous cell's are in [`Found::failures`].
+    /// Those of the current cell, and [`DataError::PositionGone`]. A previous cell's are in [`Found::failures`].
     pub async fn query(&self, query: &Query, from: Option<Position>) -> Result<Found, DataError> {
         let (home, _) = self.home(&query.tenant).await?;
         let current = self.place(&home, &query.table).await?;
@@ -132,50 +135,65 @@ impl CellData {
         let mut found = Found::default();
         let mut places = vec![current];
         if query.all_cells {
-            for cell in self.previous(&query.tenant, &home).await? {
+            let previous = self.previous(&query.tenant, &home).await?;
+            for cell in previous.asked {
                 match self.place(&cell, &query.table).await {
-                    Ok(place) => places.push(place),
+                    Ok(place) if sort_key(&place) == sort_key(&places[0]) => places.push(place),
+                    Ok(_) => {
+                        let error = DataError::KeysDiffer { cell: cell.clone() };
+                        found.failures.push(CellFailure { cell, error });
+                    }
                     Err(error) => found.failures.push(CellFailure { cell, error }),
                 }
             }
+            let passed_over = previous.passed_over.into_iter();
+            found.failures.extend(
+                passed_over.map(|cell| CellFailure { cell, error: DataError::TooManyCells }),
+            );
         }
-        let mut from = from.unwrap_or(Position { partition: 0, after: None });
+        let templates = templates(&places);
+        let (mut at, mut after) = match from {
+            None => (0, None),
+            Some(from) => {
+                let at = templates.iter().position(|template| template.text() == from.partition);
+                (at.ok_or(DataError::PositionGone)?, from.after)
+            }
+        };
         let mut looked_at = 0;
-        while from.partition < places[0].spec.tenant_keys.len() {
-            let ended =
-                self.partition(query, &mut places, &mut from, &mut found, &mut looked_at).await?;
-            if !ended {
-                found.next = Some(from);
+        while let Some(template) = templates.get(at) {
+            let full = found.items.len() >= query.limit || looked_at >= MAX_LOOKED_AT;
+            if full
+                || !self
+                    .partition(query, template, &mut places, &mut after, &mut found, &mut looked_at)
+                    .await?
+            {
+                found.next = Some(Position { partition: template.text(), after });
                 return Ok(found);
             }
-            from = Position { partition: from.partition + 1, after: None };
+            (at, after) = (at + 1, None);
         }
         Ok(found)
     }
 
-    /// Reads one partition from where the position is, and moves the position. Answers whether the partition has ended.
+    /// Reads one partition from after a sort key, and moves that on. Answers whether the partition has ended.
     async fn partition(
         &self,
         query: &Query,
+        template: &KeyTemplate,
         places: &mut Vec<Place>,
-        from: &mut Position,
+        after: &mut Option<AttributeValue>,
         found: &mut Found,
         looked_at: &mut usize,
     ) -> Result<bool, DataError> {
-        let spec = places[0].spec.clone();
-        let sort_key = spec.sort_key.as_ref().map(|key| key.name.clone());
+        let sort_key = sort_key(&places[0]).map(|key| key.name.clone());
         let mut lanes = Vec::new();
         let mut asked = Vec::new();
         for (number, place) in places.iter().enumerate() {
-            // A previous cell's set may be another version.
-            let Some(template) = place.spec.tenant_keys.get(from.partition) else { continue };
-            lanes.push(self.lane(
-                place,
-                query,
-                template.partition(&query.tenant),
-                from.after.as_ref(),
-            ));
-            asked.push(number);
+            if place.spec.tenant_keys.contains(template) {
+                let partition = template.partition(&query.tenant);
+                lanes.push(self.lane(place, query, partition, after.as_ref()));
+                asked.push(number);
+            }
         }
         let mut merge = Merge::new(sort_key.clone(), lanes.into_iter());
         let mut failed = Vec::new();
@@ -201,12 +219,15 @@ impl CellData {
                 }
             };
             *looked_at += 1;
-            from.after = sort_key.as_ref().and_then(|name| item.get(name).cloned());
-            if self.wanted(&item, query, spec.ttl_attribute.as_deref()) {
-                let number = asked[lane];
-                found.items.push((item, places[number].cell.id.clone(), number > 0));
+            *after = sort_key.as_ref().and_then(|name| item.get(name).cloned());
+            let number = asked[lane];
+            let place = &places[number];
+            if self.wanted(&item, query, place.spec.ttl_attribute.as_deref()) {
+                found.items.push((item, place.cell.id.clone(), number > 0));
             }
-            if found.items.len() >= query.limit || *looked_at >= MAX_LOOKED_AT {
+            // Without a sort key there is no second item, and no position after the first.
+            if after.is_some() && (found.items.len() >= query.limit || *looked_at >= MAX_LOOKED_AT)
+            {
                 full = true;
                 break;
             }
@@ -241,8 +262,7 @@ impl CellData {
             table: place.name.clone(),
             key,
             sort: sort.map(|sort| (sort, query.sort_key_prefix.clone())),
-            // A table without a sort key holds one item of a partition, and a position after it is the next partition.
-            ended: after.is_some() && from.is_none(),
+            ended: false,
             from,
             // What is read and not answered is read again for the next part.
             limit: i32::try_from(query.limit + 1).map_or(PAGE, |limit| limit.min(PAGE)),
@@ -267,23 +287,50 @@ impl CellData {
         &self,
         tenant: &PartitionKey,
         home: &CellId,
-    ) -> Result<Vec<CellId>, DataError> {
-        let mut cells = Vec::new();
+    ) -> Result<Previous, DataError> {
+        let mut previous = Previous::default();
         let mut after = None;
         loop {
             let page = self.directory.history(tenant, 100, after.as_ref()).await?;
             for record in page.items {
-                if record.cell != *home && !cells.contains(&record.cell) {
-                    cells.push(record.cell);
+                if record.cell == *home || previous.asked.contains(&record.cell) {
+                    continue;
                 }
+                if previous.asked.len() == MAX_PREVIOUS {
+                    previous.passed_over = Some(record.cell);
+                    return Ok(previous);
+                }
+                previous.asked.push(record.cell);
             }
             after = page.next;
-            if after.is_none() || cells.len() >= MAX_PREVIOUS {
-                cells.truncate(MAX_PREVIOUS);
-                return Ok(cells);
+            if after.is_none() {
+                return Ok(previous);
             }
         }
     }
+}
+
+/// Where a tenant lived before.
+#[derive(Debug, Default)]
+pub(super) struct Previous {
+    pub asked: Vec<CellId>,
+    /// The first of those that are too many.
+    pub passed_over: Option<CellId>,
+}
+
+fn sort_key(place: &Place) -> Option<&KeyAttribute> {
+    place.spec.sort_key.as_ref()
+}
+
+/// The key templates of all places, those of the first one first.
+fn templates(places: &[Place]) -> Vec<KeyTemplate> {
+    let mut templates = Vec::new();
+    for template in places.iter().flat_map(|place| &place.spec.tenant_keys) {
+        if !templates.contains(template) {
+            templates.push(template.clone());
+        }
+    }
+    templates
 }
 
 impl DataError {
