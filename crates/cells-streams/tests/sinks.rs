@@ -78,6 +78,23 @@ async fn a_delivery_in_the_channel_is_accepted_only_by_its_receiver() {
 }
 
 #[tokio::test]
+async fn a_file_has_one_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("changes.ndjson");
+    let first = FileSink::open(&path, Fsync::Never, Json::new()).unwrap();
+    first.deliver(&events(1..3)).await.unwrap();
+    let again = first.writing(Json::new());
+    drop(first);
+    let refused = FileSink::open(&path, Fsync::Never, Json::new()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock, "{refused}");
+    again.deliver(&events(3..4)).await.unwrap();
+    drop(again);
+    let second = FileSink::open(&path, Fsync::Never, Json::new()).unwrap();
+    second.deliver(&events(4..5)).await.unwrap();
+    assert_eq!(lines(&std::fs::read(&path).unwrap()).len(), 4);
+}
+
+#[tokio::test]
 async fn a_file_keeps_whole_lines_over_torn_ones() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("changes.ndjson");
