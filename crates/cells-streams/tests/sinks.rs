@@ -166,6 +166,46 @@ async fn a_webhook_is_tried_again_under_the_same_key() {
     assert_eq!(seen[2].headers()["content-type"], "application/x-ndjson");
 }
 
+/// What was posted: the sequence numbers of each request, in their order.
+fn posted(seen: &[Request<Bytes>]) -> Vec<Vec<u64>> {
+    let sequence = |line: Value| line["sequence"].as_str().unwrap().parse().unwrap();
+    let of = |request: &Request<Bytes>| lines(request.body()).into_iter().map(sequence).collect();
+    seen.iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn a_large_delivery_is_posted_in_parts() {
+    let (uri, seen) = receiver(&[200, 503, 200, 500]).await;
+    let line = Json::new().lines(&events(1..2)).len();
+    let max_body = 2 * line + 1;
+    let options = WebhookOptions {
+        max_body,
+        attempts: 2,
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(5),
+        ..WebhookOptions::default()
+    };
+    let sink = WebhookSink::new(&uri, options, Json::new()).unwrap();
+    sink.deliver(&events(1..6)).await.unwrap();
+    let seen = seen.lock();
+    assert_eq!(posted(&seen), [vec![1, 2], vec![3, 4], vec![3, 4], vec![5], vec![5]]);
+    assert!(seen.iter().all(|request| request.body().len() <= max_body));
+    let keys: Vec<_> = seen.iter().map(|request| &request.headers()["idempotency-key"]).collect();
+    assert!(keys[1] == keys[2] && keys[3] == keys[4]);
+    assert!(keys[0] != keys[1] && keys[1] != keys[3] && keys[0] != keys[3]);
+}
+
+#[tokio::test]
+async fn what_a_webhook_finds_too_large_is_halved_down_to_one_change() {
+    let (uri, seen) = receiver(&[413, 413, 200, 200, 200]).await;
+    webhook(&uri, 1).deliver(&events(1..5)).await.unwrap();
+    assert_eq!(posted(&seen.lock()), [vec![1, 2, 3, 4], vec![1, 2], vec![1], vec![2], vec![3, 4]]);
+    let (uri, seen) = receiver(&[413; 9]).await;
+    let refused = webhook(&uri, 1).deliver(&events(1..5)).await.unwrap_err();
+    assert!(refused.to_string().contains("413"), "{refused}");
+    assert_eq!(posted(&seen.lock()), [vec![1, 2, 3, 4], vec![1, 2], vec![1]]);
+}
+
 #[tokio::test]
 async fn a_webhook_that_refuses_has_not_accepted() {
     let (uri, seen) = receiver(&[400, 503, 503, 302]).await;
