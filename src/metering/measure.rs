@@ -74,6 +74,8 @@ enum Unmeasured {
 impl Measurer {
     /// Takes turns until `stop`.
     pub async fn run(self, stop: CancellationToken) {
+        // A turn that is taken before any cell is known measures none, and nobody else does until the next.
+        self.directory.ready(&stop).await;
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut held, mut failing) = (Vec::new(), false);
