@@ -228,9 +228,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The same with loads that new tenants' cells are chosen by.
+    /// The same with loads that new tenants' cells are chosen by, as far as they are not too old.
     pub fn with_loads(self, loads: Arc<Loads>) -> Self {
-        Self { loads, ..self }
+        Self { loads: loads.still(self.now), ..self }
     }
 
     pub fn is_empty(&self) -> bool {

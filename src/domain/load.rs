@@ -3,6 +3,7 @@
 //! What is not known weighs nothing: without loads, tenants are assigned as if there were no such thing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,8 @@ impl Default for LoadTerms {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Loads {
     cells: BTreeMap<CellId, CellLoad>,
+    /// When the first of them was measured.
+    oldest: Option<Timestamp>,
     terms: LoadTerms,
 }
 
@@ -95,7 +98,18 @@ impl Loads {
                 && load.utilisation.is_finite()
                 && load.throttled_per_minute.is_finite()
         });
-        Self { cells: known.map(|load| (load.cell.clone(), load)).collect(), terms }
+        let cells: BTreeMap<_, _> = known.map(|load| (load.cell.clone(), load)).collect();
+        Self { oldest: cells.values().map(|load| load.at).min(), cells, terms }
+    }
+
+    /// The same without those that have become too old since, such as while a turn of measuring takes long.
+    pub fn still(self: Arc<Self>, now: Timestamp) -> Arc<Self> {
+        match self.oldest {
+            Some(oldest) if now > oldest.plus(self.terms.max_age) => {
+                Arc::new(Self::at(now, self.cells.values().cloned(), self.terms))
+            }
+            _ => self,
+        }
     }
 
     pub fn get(&self, cell: &CellId) -> Option<&CellLoad> {
@@ -173,6 +187,19 @@ mod tests {
         }
         assert!(!known(load(f64::NAN, 0.0, 1_000_000)));
         assert!(!known(load(0.1, f64::INFINITY, 1_000_000)));
+    }
+
+    #[test]
+    fn what_becomes_too_old_later_is_not_known_then() {
+        let other = CellLoad { cell: CellId::new("b").unwrap(), ..load(0.5, 0.0, 999_700) };
+        let loads = [load(0.5, 0.0, 1_000_000), other];
+        let loads = Arc::new(Loads::at(now(), loads, LoadTerms::default()));
+        let left = |after| {
+            let still = loads.clone().still(now().plus(Duration::from_secs(after)));
+            still.iter().map(|load| load.cell.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!((left(300), left(301)), (vec!["a".into(), "b".into()], vec!["a".to_owned()]));
+        assert_eq!(left(601), Vec::<String>::new());
     }
 
     #[test]

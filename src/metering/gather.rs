@@ -57,6 +57,15 @@ pub fn publish_from(published: Option<i64>, end: i64) -> i64 {
     }
 }
 
+/// Up to which minute is published once a turn that ended at `end` is. It goes back only over so many minutes that a clock must have been
+/// wrong: else a replica whose clock is ahead, and one whose clock is not, would publish the same minutes in turns.
+pub fn published_until(published: Option<i64>, end: i64) -> i64 {
+    match published {
+        Some(published) if published <= end + MOST_MINUTES * MINUTE => published.max(end),
+        _ => end,
+    }
+}
+
 /// What to ask CloudWatch for: what is to be published, and what a utilisation takes.
 pub fn window(from: i64, end: i64) -> Window {
     let start = from.min(end - MINUTES * MINUTE);
@@ -233,6 +242,10 @@ mod tests {
         assert_eq!(publish_from(Some(END - 9_999), END), END - 900);
         assert_eq!(publish_from(Some(END + 9_999), END), END, "nothing, until that is past");
         assert_eq!(publish_from(None, END), END - 300);
+        assert_eq!(published_until(None, END), END);
+        assert_eq!(published_until(Some(END - 60), END), END);
+        assert_eq!(published_until(Some(END + 180), END), END + 180, "by a clock that is ahead");
+        assert_eq!(published_until(Some(END + 9_999), END), END, "by one that was wrong");
         let recent = window(END - 60, END);
         assert_eq!((recent.start, recent.points), (END - 300, 5));
         assert_eq!(window(END - 900, END).points, 15);

@@ -243,6 +243,16 @@ fn items(reasons: &[CancellationReason]) -> Throttled {
     Throttled::Items(reasons.filter(|(_, why)| throttling(why.code())).map(|(at, _)| at).collect())
 }
 
+/// The tables of which a batch was answered in part.
+fn left_undone(output: &Output) -> Vec<&str> {
+    let keys = output.downcast_ref::<op::batch_get_item::BatchGetItemOutput>();
+    let keys =
+        keys.and_then(|output| output.unprocessed_keys()).into_iter().flat_map(HashMap::keys);
+    let items = output.downcast_ref::<op::batch_write_item::BatchWriteItemOutput>();
+    let items = items.and_then(|output| output.unprocessed_items());
+    keys.chain(items.into_iter().flat_map(HashMap::keys)).map(String::as_str).collect()
+}
+
 /// What an answer says of the units of its tables: one table's, or several'.
 trait Units {
     fn units(&self) -> &[ConsumedCapacity];
@@ -284,11 +294,28 @@ impl Asked {
         }
     }
 
+    /// The tables, though several items are of the same.
+    fn each_once(&self) -> impl Iterator<Item = &Arc<Table>> {
+        let before = |at| self.tables.iter().take(at);
+        let tables = self.tables.iter().enumerate();
+        let first = tables.filter(move |(at, table)| !before(*at).any(|t| Arc::ptr_eq(t, table)));
+        first.map(|(_, table)| table)
+    }
+
+    /// What a batch left undone of a table counts as one throttle, which it nearly always is: of our batches, none comes near the limits
+    /// of an answer's size.
+    fn count_left_undone(&self, output: &Output) {
+        let left = left_undone(output);
+        let direction = self.operation.direction;
+        let tables = self.each_once().filter(|table| left.contains(&table.name()));
+        tables.for_each(|table| table.throttled(direction));
+    }
+
     fn count_throttles(&self, error: &Error) {
         let direction = self.operation.direction;
         match (self.operation.throttled)(error) {
             Throttled::No => {}
-            Throttled::All => self.tables.iter().for_each(|table| table.throttled(direction)),
+            Throttled::All => self.each_once().for_each(|table| table.throttled(direction)),
             Throttled::Items(places) => {
                 let tables = places.into_iter().filter_map(|at| self.tables.get(at));
                 tables.for_each(|table| table.throttled(direction));
@@ -331,6 +358,7 @@ impl Intercept for Counting {
                 for consumed in (asked.operation.consumed)(output) {
                     asked.count(consumed, &self.0);
                 }
+                asked.count_left_undone(output);
             }
             Err(error) => {
                 if let Some(error) = error.as_operation_error() {
@@ -384,6 +412,30 @@ mod tests {
             op::batch_write_item::BatchWriteItemError::RequestLimitExceeded(limit),
         ));
         assert_eq!((throttles(&consumption, "a"), throttles(&consumption, "b")), ((2, 1), (0, 1)));
+    }
+
+    #[test]
+    fn a_throttled_transaction_counts_once_a_table() {
+        let consumption = Consumption::default();
+        let transaction = asked("TransactWriteItems", &["a", "b", "a", "a"], &consumption);
+        let code = aws_sdk_dynamodb::error::ErrorMetadata::builder().code("ThrottlingException");
+        let error = TransactWriteItemsError::generic(code.build());
+        transaction.count_throttles(&Error::erase(error));
+        assert_eq!((throttles(&consumption, "a"), throttles(&consumption, "b")), ((0, 1), (0, 1)));
+    }
+
+    #[test]
+    fn what_a_batch_leaves_undone_counts_once_a_table() {
+        use aws_sdk_dynamodb::types::{DeleteRequest, WriteRequest};
+
+        let consumption = Consumption::default();
+        let batch = asked("BatchWriteItem", &["a", "b"], &consumption);
+        let delete = DeleteRequest::builder().set_key(Some(HashMap::new())).build().unwrap();
+        let left = vec![WriteRequest::builder().delete_request(delete).build(); 3];
+        let answer = op::batch_write_item::BatchWriteItemOutput::builder();
+        batch.count_left_undone(&Output::erase(answer.clone().build()));
+        batch.count_left_undone(&Output::erase(answer.unprocessed_items("b", left).build()));
+        assert_eq!((throttles(&consumption, "a"), throttles(&consumption, "b")), ((0, 0), (0, 1)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::gather::{self, Measured, Size};
@@ -73,17 +74,15 @@ enum Unmeasured {
 impl Measurer {
     /// Takes turns until `stop`.
     pub async fn run(self, stop: CancellationToken) {
+        // A turn that is taken before any cell is known measures none, and nobody else does until the next.
+        self.directory.ready(&stop).await;
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut held, mut failing) = (Vec::new(), false);
         loop {
             let turn = async {
                 ticks.tick().await;
-                let longest = self.interval.max(LONGEST_TURN);
-                let timeout = || Err(StoreError::Timeout.into());
-                tokio::time::timeout(longest, self.turn(&mut held))
-                    .await
-                    .unwrap_or_else(|_| timeout())
+                self.turn(&mut held).await
             };
             let ended = tokio::select! {
                 biased;
@@ -101,11 +100,14 @@ impl Measurer {
         }
     }
 
-    /// Measures where it is this replica's turn, and hands on what is known. `held`: what was known before.
+    /// Measures where it is this replica's turn, and hands on what is known, also where that turn took too long: or what was known before
+    /// would never grow old. `held`: what was known before.
     async fn turn(&self, held: &mut Vec<LoadRecord>) -> Result<(), Unmeasured> {
-        let measured = self.take_turn().await;
-        let read = self.loads.loads().await;
-        let read = read.map(|loads| *held = loads);
+        let longest = self.interval.max(LONGEST_TURN);
+        let measured = timeout(longest, self.take_turn()).await;
+        let measured = measured.unwrap_or_else(|_| Err(StoreError::Timeout.into()));
+        let read = timeout(longest, self.loads.loads()).await;
+        let read = read.unwrap_or(Err(StoreError::Timeout)).map(|loads| *held = loads);
         let now = self.directory.now();
         let loads = held.iter().filter_map(|record| record.load.clone());
         // Also where nothing could be read: what is held grows too old.
@@ -121,13 +123,16 @@ impl Measurer {
         }
         let cells: Option<Vec<_>> =
             self.directory.peek(|registry: &Registry| registry.cells().cloned().collect());
+        let mut cells = cells.unwrap_or_default();
+        let first = begin_at(turn, cells.len());
+        cells.rotate_left(first);
         let tables = self.loads.all_cell_tables().await?;
         let tables: HashMap<_, _> =
             tables.into_iter().filter_map(|record| Some((record.cell, record.tables?))).collect();
         let known = self.loads.loads().await?;
         let known: HashMap<_, _> =
             known.into_iter().map(|record| (record.cell.clone(), record)).collect();
-        let measuring = cells.unwrap_or_default().into_iter().map(|cell| {
+        let measuring = cells.into_iter().map(|cell| {
             let (tables, known) = (tables.get(&cell.id), known.get(&cell.id));
             async move { self.measure(&cell, tables, known).await }
         });
@@ -175,9 +180,9 @@ impl Measurer {
             cell: cell.id.clone(),
             at,
             load: load.clone(),
-            published: match &self.outbox {
-                Some(_) => Some(end),
-                None => known.and_then(|known| known.published),
+            published: match (&self.outbox, known.and_then(|known| known.published)) {
+                (Some(_), known) => Some(gather::published_until(known, end)),
+                (None, known) => known,
             },
         };
         let ours = self.loads.put_load(&record, known.map(|known| known.at)).await?;
@@ -206,6 +211,15 @@ impl Measurer {
         sets.insert(key, Arc::clone(&set));
         Ok(Some(set))
     }
+}
+
+/// The number of the cell that a turn begins at. Where time runs out in every turn, no cell is always too late: multiples of the golden
+/// ratio spread the beginnings evenly, in whatever steps turns come.
+fn begin_at(turn: i64, cells: usize) -> usize {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    let fraction = u128::from(turn.cast_unsigned().wrapping_mul(GOLDEN));
+    let cells = u128::try_from(cells).unwrap_or(0);
+    usize::try_from((fraction * cells) >> 64).unwrap_or(0)
 }
 
 /// A time that no earlier version of the record has.

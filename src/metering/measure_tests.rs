@@ -23,6 +23,8 @@ enum Meanwhile {
     AnotherIsFaster,
     /// It does not answer.
     Silence,
+    /// Nor does it come to an end.
+    Endless,
     /// There is none.
     NoCloudWatch,
 }
@@ -92,13 +94,15 @@ impl Meters for Surroundings {
         window: &Window,
     ) -> Result<Vec<Metered>, CloudError> {
         *self.asked.lock() += 1;
-        match *self.meanwhile.lock() {
+        let meanwhile = *self.meanwhile.lock();
+        match meanwhile {
             Meanwhile::Nothing => {}
             Meanwhile::AnotherIsFaster => {
                 let at = Timestamp::now().plus(Duration::from_secs(1));
                 let theirs = LoadRecord { cell: id(), at, load: None, published: Some(i64::MAX) };
                 self.records.lock().insert(id(), theirs);
             }
+            Meanwhile::Endless => std::future::pending().await,
             Meanwhile::Silence => return Err(CloudError::Busy { code: "no answer".into() }),
             Meanwhile::NoCloudWatch => return Err(CloudError::Unsupported),
         }
@@ -234,4 +238,33 @@ async fn a_load_that_cannot_be_read_anew_grows_old_and_is_forgotten() {
     rig.turn().await.unwrap_err();
     assert_eq!(rig.load(), None);
     rig.end().await;
+}
+
+#[tokio::test]
+async fn a_load_grows_old_though_every_turn_runs_out_of_time() {
+    let mut rig = Rig::new(Meanwhile::Nothing).await;
+    rig.turn().await.unwrap();
+    assert!(rig.load().is_some());
+    *rig.surroundings.meanwhile.lock() = Meanwhile::Endless;
+    rig.measurer.terms.max_age = Duration::ZERO;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    tokio::time::pause();
+    let turn = rig.measurer.turn(&mut rig.held);
+    let ended = tokio::time::timeout(10 * LONGEST_TURN, turn).await.expect("turns end");
+    tokio::time::resume();
+    assert!(matches!(ended, Err(Unmeasured::Store(StoreError::Timeout))), "{ended:?}");
+    assert_eq!(rig.load(), None);
+    rig.end().await;
+}
+
+#[test]
+fn no_cell_is_always_the_last() {
+    assert_eq!(begin_at(7, 0), 0);
+    for step in [1, 2, 3] {
+        // Turns that each measure five of a hundred cells.
+        let turns = (0..60).map(|turn| begin_at(29_000_000 + turn * step, 100));
+        let measured: std::collections::BTreeSet<_> =
+            turns.flat_map(|first| (0..5).map(move |at| (first + at) % 100)).collect();
+        assert_eq!(measured.len(), 100, "in steps of {step}");
+    }
 }

@@ -74,6 +74,11 @@ async fn a_cell_is_judged_by_what_was_counted() {
         let invalid = (Code::InvalidArgument, "INVALID_WINDOW".to_owned(), vec!["days".to_owned()]);
         assert_eq!(fault(&status), invalid);
     }
+
+    // What is left out must not be taken for nothing.
+    cloudwatch.answer_in_part(true);
+    let status = world.admin.analyze_cell(ask(1)).await.unwrap_err();
+    assert_eq!((status.code(), fault(&status).1.as_str()), (Code::Unavailable, "AWS_BUSY"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -40,6 +40,7 @@ struct State {
     /// Capacity units by table, and by whether they were read.
     reported: BTreeMap<(String, bool), f64>,
     dead: bool,
+    partial: bool,
     denies_billing: bool,
 }
 
@@ -116,6 +117,11 @@ impl CloudWatch {
         self.state.lock().dead = dead;
     }
 
+    /// From now on, whether it leaves out the last point of a metric, and says so.
+    pub fn answer_in_part(&self, partial: bool) {
+        self.state.lock().partial = partial;
+    }
+
     /// All that was put.
     pub fn put(&self) -> Vec<Datum> {
         self.state.lock().put.clone()
@@ -142,7 +148,7 @@ async fn answer(
             return Ok(Response::builder().status(503).body(Full::default()).unwrap());
         }
         let answered = match operation {
-            "GetMetricData" => metrics(&asked, &state.counted),
+            "GetMetricData" => metrics(&asked, &state.counted, state.partial),
             "PutMetricData" => {
                 state.put.extend(data(&asked));
                 Value::Map(Vec::new())
@@ -255,7 +261,7 @@ fn get<'a>(map: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 /// What CloudWatch answers: of each query the periods in the window, as its API reference says.
-fn metrics(asked: &Value, counted: &Counted) -> Value {
+fn metrics(asked: &Value, counted: &Counted, partial: bool) -> Value {
     let time = |name| seconds(get(asked, name).unwrap());
     let (from, until) = (time("StartTime"), time("EndTime"));
     let text = |name: &str, value: &str| (Value::from(name), Value::from(value));
@@ -283,7 +289,9 @@ fn metrics(asked: &Value, counted: &Counted) -> Value {
                 dimensions.get("GlobalSecondaryIndexName").map(|index| (*index).to_owned()),
             );
             let sums = counted.get(&key).into_iter().flatten();
-            let sums: Vec<_> = sums.filter(|(start, _)| (from..until).contains(start)).collect();
+            let mut sums: Vec<_> =
+                sums.filter(|(start, _)| (from..until).contains(start)).collect();
+            let left_out = sums.pop_if(|_| partial).is_some();
             let times = sums.iter().map(|(start, _)| Value::Tag(1, Box::new(Value::from(*start))));
             let values = sums.iter().map(|(_, sum)| Value::from(*sum));
             Value::Map(vec![
@@ -291,7 +299,7 @@ fn metrics(asked: &Value, counted: &Counted) -> Value {
                 text("Label", &key.0),
                 (Value::from("Timestamps"), Value::Array(times.collect())),
                 (Value::from("Values"), Value::Array(values.collect())),
-                text("StatusCode", "Complete"),
+                text("StatusCode", if left_out { "PartialData" } else { "Complete" }),
             ])
         });
     Value::Map(vec![

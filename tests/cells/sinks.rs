@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, StreamSpecification, StreamViewType};
 use bytes::Bytes;
 use cell_directory::proto::v1;
 use http_body_util::{BodyExt, Full};
@@ -366,5 +366,39 @@ async fn a_gap_is_a_line_of_its_own() {
     // From the trim horizon on, which is the beginning here.
     let kinds: Vec<_> = read(&file)[4..7].iter().map(|line| line["type"].clone()).collect();
     assert_eq!(kinds, KINDS);
+    drop(server);
+}
+
+/// A table whose stream is switched off and on has another one, while the former still answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_replaced_is_followed_anew() {
+    let mut world = World::new(local(), &["cell-a"]).await;
+    world.put_set(vec![table("CustomerData")]).await;
+    world.provision("cell-a").await;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, config) = (folder.path().join("events"), folder.path().join("config"));
+    let sink =
+        format!("[[event_sinks]]\ngroup = 'g'\nkind = 'ndjson'\nfile = '{}'\n", file.display());
+    std::fs::write(&config, sink).unwrap();
+    let dynamodb = aws_sdk_dynamodb::Client::new(&world.sdk().await);
+    let name = world.table("CustomerData", "cell-a");
+    let server = serve(&world, &config, &["--log-filter=error"]).await;
+    write(&dynamodb, &name, "t/1").await;
+    until(|| read(&file).len() == 3, || format!("{:?}", read(&file))).await;
+    let view = StreamViewType::NewAndOldImages;
+    for stream in [
+        StreamSpecification::builder().stream_enabled(false),
+        StreamSpecification::builder().stream_enabled(true).stream_view_type(view),
+    ] {
+        let update = dynamodb.update_table().table_name(&name);
+        update.stream_specification(stream.build().unwrap()).send().await.unwrap();
+    }
+    write(&dynamodb, &name, "t/2").await;
+    let second = || {
+        let lines = read(&file).into_iter().filter(|line| line["keys"]["SK"]["S"] == "t/2");
+        lines.map(|line| line["type"].clone()).collect::<Vec<_>>()
+    };
+    until(|| second().len() >= 3, || format!("{:?}", read(&file))).await;
+    assert_eq!(second(), KINDS);
     drop(server);
 }

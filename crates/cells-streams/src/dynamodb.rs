@@ -24,12 +24,16 @@ const MAX_PAGES: usize = 64;
 const MAX_DETAIL: usize = 400;
 
 /// The records of one group for one stream's table.
+///
+/// Shards of a stream that the table got later are not shown: here they cannot be found, and would be taken for gone. Those of its earlier
+/// streams are, so that what was not read of them is reported.
 #[derive(Debug, Clone)]
 pub struct DynamoDbLeases {
     client: Client,
     control_table: String,
     group: GroupName,
     table: String,
+    label: String,
 }
 
 impl DynamoDbLeases {
@@ -42,8 +46,8 @@ impl DynamoDbLeases {
         group: GroupName,
         stream: &StreamArn,
     ) -> Self {
-        let table = stream.table().to_owned();
-        Self { client, control_table: control_table.into(), group, table }
+        let (table, label) = (stream.table().to_owned(), stream.label().to_owned());
+        Self { client, control_table: control_table.into(), group, table, label }
     }
 
     fn group_key(&self) -> StreamKey {
@@ -148,7 +152,8 @@ impl Leases for DynamoDbLeases {
                 .expression_attribute_values(":shards", schema::s(schema::SHARD_PREFIX))
                 .set_exclusive_start_key(after);
             let page = query.send().await.map_err(|error| failed(&error))?;
-            for item in page.items() {
+            let ours = |item: &&Item| !schema::is_of_later_stream(item, &self.label);
+            for item in page.items().iter().filter(ours) {
                 // One that cannot be read must not be taken for one that is not there.
                 let lease = schema::parse_lease(item);
                 leases.push(lease.ok_or_else(|| unreadable(&self.group_key()))?);
@@ -165,7 +170,9 @@ impl Leases for DynamoDbLeases {
         let NewLease { shard, parents, position, since_secs } = lease.clone();
         let stamp = Stamp { epoch: LeaseEpoch::NEVER_TAKEN, counter: 0 };
         let lease = Lease { shard, parents, position, since_secs, owner: None, stamp };
-        self.put_if_absent(schema::lease_item(&self.shard_key(&lease.shard), &lease)).await
+        let mut item = schema::lease_item(&self.shard_key(&lease.shard), &lease);
+        item.insert(schema::STREAM.into(), schema::s(&self.label));
+        self.put_if_absent(item).await
     }
 
     async fn take(

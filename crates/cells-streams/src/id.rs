@@ -22,6 +22,9 @@ pub struct StreamArn {
     table: std::ops::Range<usize>,
 }
 
+/// What is before the label.
+const LABEL: &str = "/stream/";
+
 impl StreamArn {
     /// # Errors
     ///
@@ -35,7 +38,7 @@ impl StreamArn {
         let Some(start) = arn.find(":table/").map(|at| at + ":table/".len()) else {
             return Err(invalid);
         };
-        let Some(length) = arn[start..].find("/stream/") else { return Err(invalid) };
+        let Some(length) = arn[start..].find(LABEL) else { return Err(invalid) };
         let table = start..start + length;
         if !is_name(&arn[table.clone()], 255) {
             return Err(invalid);
@@ -50,6 +53,11 @@ impl StreamArn {
     /// The name of the table whose stream it is.
     pub fn table(&self) -> &str {
         &self.arn[self.table.clone()]
+    }
+
+    /// What tells the streams of a table apart: the time at which it was made, so that later ones sort after earlier ones.
+    pub fn label(&self) -> &str {
+        self.arn[self.table.end..].strip_prefix(LABEL).unwrap_or_default()
     }
 }
 
@@ -226,7 +234,8 @@ mod tests {
     #[test]
     fn an_arn_names_its_table() {
         let arn = "arn:aws:dynamodb:us-east-1:1:table/Orders-cell-a/stream/2026-01-01T00:00:00.000";
-        assert_eq!(StreamArn::new(arn).unwrap().table(), "Orders-cell-a");
+        let arn = StreamArn::new(arn).unwrap();
+        assert_eq!((arn.table(), arn.label()), ("Orders-cell-a", "2026-01-01T00:00:00.000"));
         for bad in ["", "arn:aws:dynamodb:r:1:table/T", "x:table//stream/l", "x:table/a#b/stream/l"]
         {
             assert!(StreamArn::new(bad).is_err(), "{bad}");

@@ -52,20 +52,18 @@ impl Json {
 
     /// One line an event or a gap, each with its line feed.
     pub fn lines(&self, delivery: &Delivery) -> Vec<u8> {
-        let mut text = String::new();
-        let mut line = |value: Value| {
-            text.push_str(&value.to_string());
-            text.push('\n');
-        };
+        self.each_line(delivery).concat().into_bytes()
+    }
+
+    /// The same line by line.
+    pub fn each_line(&self, delivery: &Delivery) -> Vec<String> {
+        let line = |value: Value| format!("{value}\n");
         match delivery {
             Delivery::Events(batch) => {
-                for event in &batch.events {
-                    line(self.event(event));
-                }
+                batch.events.iter().map(|event| line(self.event(event))).collect()
             }
-            Delivery::Gap(gap) => line(gap_line(gap)),
+            Delivery::Gap(gap) => vec![line(gap_line(gap))],
         }
-        text.into_bytes()
     }
 
     /// One event.

@@ -37,7 +37,8 @@
 //!
 //! Consumers of one [`GroupName`] share shards and checkpoints; groups do not know of each other. The records are in [`schema`].
 //! A new group starts by [`StartAt`]; after that the checkpoints say. The stream of a table that was switched off and on again is
-//! another one under the same records: shards of the old one that were not read to their end are reported as gaps.
+//! another one under the same records: shards of the old one that were not read to their end are reported as gaps. A consumer that still
+//! follows the old one leaves the shards of the new one alone.
 //!
 //! # Sources
 //!

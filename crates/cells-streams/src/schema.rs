@@ -3,7 +3,7 @@
 //! | record | `PK` | `SK` | attributes |
 //! | --- | --- | --- | --- |
 //! | group | `STREAM#<group>#<table>` | `GROUP` | `SinceSecs` N or absent, `Initialised` BOOL |
-//! | shard | `STREAM#<group>#<table>` | `SHARD#<shard id>` | `Position` S, `Sequence` S and `AsOfSecs` N where the position has one, `Parents` L of S, `SinceSecs` N or absent, `Owner` S or absent, `Epoch` N, `Counter` N |
+//! | shard | `STREAM#<group>#<table>` | `SHARD#<shard id>` | `Position` S, `Sequence` S and `AsOfSecs` N where the position has one, `Parents` L of S, `SinceSecs` N or absent, `Owner` S or absent, `Epoch` N, `Counter` N, `Stream` S: the label of its stream, absent in records of earlier versions |
 //!
 //! Invariants: [`StreamKey`] is the only maker and reader of the keys; what an item of ours cannot be is `None`, not a guess.
 
@@ -24,6 +24,7 @@ pub const OWNER: &str = "Owner";
 pub const EPOCH: &str = "Epoch";
 pub const COUNTER: &str = "Counter";
 pub const INITIALISED: &str = "Initialised";
+pub const STREAM: &str = "Stream";
 
 /// The positions of finished shards.
 pub const SHARD_END: &str = "SHARD_END";
@@ -118,6 +119,11 @@ pub fn lease_item(key: &StreamKey, lease: &Lease) -> Item {
     let known = optional.into_iter().filter_map(|(name, value)| Some((name.into(), value?)));
     item.extend(known);
     item
+}
+
+/// Whether a shard's record is of a stream that the table got after the one with this label. One that does not say is not.
+pub fn is_of_later_stream(item: &Item, label: &str) -> bool {
+    item.get(STREAM).and_then(text).is_some_and(|of| of > label)
 }
 
 /// `None` if the item is no lease of ours.

@@ -8,6 +8,7 @@ mod dynamodb_local;
 use cells_streams::lease::{Claim, Claimed, Leases, NewLease, Stamp, Taken};
 use cells_streams::{
     DynamoDbLeases, GroupName, MemoryLeases, OwnerId, Position, SequenceNumber, ShardId, StreamArn,
+    schema,
 };
 use dynamodb_local::DynamoDbLocal;
 
@@ -124,4 +125,31 @@ async fn leases_on_dynamodb_local() {
     of("two").create(&fresh("shard-1")).await.unwrap();
     assert_eq!(of("one").list().await.unwrap(), []);
     assert_eq!(of("two").list().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn shards_of_a_later_stream_are_left_alone() {
+    let client = aws::dynamodb(&DynamoDbLocal::shared().endpoint());
+    aws::control_table(&client, "StreamsControl").await;
+    let of = |label: &str| {
+        let arn = format!("arn:aws:dynamodb:us-east-1:1:table/Orders-cell-a/stream/{label}");
+        let (arn, group) = (StreamArn::new(arn).unwrap(), GroupName::new("one").unwrap());
+        DynamoDbLeases::new(client.clone(), "StreamsControl", group, &arn)
+    };
+    let (old, new) = (of("2026-01-31T23:59:59.999"), of("2026-02-01T00:00:00.000"));
+    old.create(&fresh("of-the-old")).await.unwrap();
+    new.create(&fresh("of-the-new")).await.unwrap();
+    // One of an earlier version, which does not say.
+    new.create(&fresh("of-some")).await.unwrap();
+    let unlabelled = client.update_item().table_name("StreamsControl");
+    let unlabelled = unlabelled.key(schema::PK, schema::s("STREAM#one#Orders-cell-a"));
+    let unlabelled = unlabelled.key(schema::SK, schema::s("SHARD#of-some"));
+    let unlabelled = unlabelled.update_expression("REMOVE #stream");
+    unlabelled.expression_attribute_names("#stream", schema::STREAM).send().await.unwrap();
+    let shards = async |leases: &DynamoDbLeases| {
+        let listed = leases.list().await.unwrap();
+        listed.into_iter().map(|lease| lease.shard.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(shards(&old).await, ["of-some", "of-the-old"]);
+    assert_eq!(shards(&new).await, ["of-some", "of-the-new", "of-the-old"]);
 }

@@ -78,6 +78,23 @@ async fn a_delivery_in_the_channel_is_accepted_only_by_its_receiver() {
 }
 
 #[tokio::test]
+async fn a_file_has_one_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("changes.ndjson");
+    let first = FileSink::open(&path, Fsync::Never, Json::new()).unwrap();
+    first.deliver(&events(1..3)).await.unwrap();
+    let again = first.writing(Json::new());
+    drop(first);
+    let refused = FileSink::open(&path, Fsync::Never, Json::new()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::WouldBlock, "{refused}");
+    again.deliver(&events(3..4)).await.unwrap();
+    drop(again);
+    let second = FileSink::open(&path, Fsync::Never, Json::new()).unwrap();
+    second.deliver(&events(4..5)).await.unwrap();
+    assert_eq!(lines(&std::fs::read(&path).unwrap()).len(), 4);
+}
+
+#[tokio::test]
 async fn a_file_keeps_whole_lines_over_torn_ones() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("changes.ndjson");
@@ -147,6 +164,46 @@ async fn a_webhook_is_tried_again_under_the_same_key() {
     assert!(keys[3] != keys[0] && keys[4] != keys[0] && keys[4] != keys[3]);
     assert_eq!(lines(seen[2].body()).len(), 3);
     assert_eq!(seen[2].headers()["content-type"], "application/x-ndjson");
+}
+
+/// What was posted: the sequence numbers of each request, in their order.
+fn posted(seen: &[Request<Bytes>]) -> Vec<Vec<u64>> {
+    let sequence = |line: Value| line["sequence"].as_str().unwrap().parse().unwrap();
+    let of = |request: &Request<Bytes>| lines(request.body()).into_iter().map(sequence).collect();
+    seen.iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn a_large_delivery_is_posted_in_parts() {
+    let (uri, seen) = receiver(&[200, 503, 200, 500]).await;
+    let line = Json::new().lines(&events(1..2)).len();
+    let max_body = 2 * line + 1;
+    let options = WebhookOptions {
+        max_body,
+        attempts: 2,
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(5),
+        ..WebhookOptions::default()
+    };
+    let sink = WebhookSink::new(&uri, options, Json::new()).unwrap();
+    sink.deliver(&events(1..6)).await.unwrap();
+    let seen = seen.lock();
+    assert_eq!(posted(&seen), [vec![1, 2], vec![3, 4], vec![3, 4], vec![5], vec![5]]);
+    assert!(seen.iter().all(|request| request.body().len() <= max_body));
+    let keys: Vec<_> = seen.iter().map(|request| &request.headers()["idempotency-key"]).collect();
+    assert!(keys[1] == keys[2] && keys[3] == keys[4]);
+    assert!(keys[0] != keys[1] && keys[1] != keys[3] && keys[0] != keys[3]);
+}
+
+#[tokio::test]
+async fn what_a_webhook_finds_too_large_is_halved_down_to_one_change() {
+    let (uri, seen) = receiver(&[413, 413, 200, 200, 200]).await;
+    webhook(&uri, 1).deliver(&events(1..5)).await.unwrap();
+    assert_eq!(posted(&seen.lock()), [vec![1, 2, 3, 4], vec![1, 2], vec![1], vec![2], vec![3, 4]]);
+    let (uri, seen) = receiver(&[413; 9]).await;
+    let refused = webhook(&uri, 1).deliver(&events(1..5)).await.unwrap_err();
+    assert!(refused.to_string().contains("413"), "{refused}");
+    assert_eq!(posted(&seen.lock()), [vec![1, 2, 3, 4], vec![1, 2], vec![1]]);
 }
 
 #[tokio::test]

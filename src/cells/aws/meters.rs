@@ -1,9 +1,11 @@
 //! What is counted about tables: by CloudWatch, by reading them, and on the bill.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use aws_sdk_cloudwatch::primitives::DateTime;
 use aws_sdk_cloudwatch::types::{
-    Dimension, Metric, MetricDataQuery, MetricDataResult, MetricStat, ScanBy,
+    Dimension, Metric, MetricDataQuery, MetricDataResult, MetricStat, ScanBy, StatusCode,
 };
 use cells_cost::Window;
 
@@ -47,7 +49,7 @@ impl Meters for AwsCloud {
             .collect();
         let seconds = i64::try_from(window.seconds()).unwrap_or(i64::MAX);
         let mut metered = vec![Metered::default(); resources.len()];
-        let mut from = None;
+        let (mut from, mut statuses) = (None, HashMap::new());
         for _ in 0..MAX_PAGES {
             let page = client
                 .get_metric_data()
@@ -61,10 +63,11 @@ impl Meters for AwsCloud {
                 .map_err(|error| cloud_error(&error))?;
             for result in page.metric_data_results() {
                 take(result, &mut metered);
+                statuses.extend(status(result));
             }
             from = page.next_token;
             if from.is_none() {
-                return Ok(metered);
+                return complete(&statuses).map(|()| metered);
             }
         }
         Err(CloudError::Busy { code: "more answers than are read".to_owned() })
@@ -110,6 +113,21 @@ fn query(
     MetricDataQuery::builder().id(id).metric_stat(stat).return_data(true).build()
 }
 
+/// What a page says of how whole a metric's points are by now, by the metric's id.
+fn status(result: &MetricDataResult) -> Option<(String, StatusCode)> {
+    Some((result.id()?.to_owned(), result.status_code()?.clone()))
+}
+
+/// Whether the last page left every metric whole. Points that are missing must not be taken for minutes without work.
+fn complete(statuses: &HashMap<String, StatusCode>) -> Result<(), CloudError> {
+    match statuses.values().find(|status| **status != StatusCode::Complete) {
+        Some(status) => {
+            Err(CloudError::Busy { code: format!("GetMetricData: {}", status.as_str()) })
+        }
+        None => Ok(()),
+    }
+}
+
 /// Adds a result to the resource and the metric that its id names.
 fn take(result: &MetricDataResult, metered: &mut [Metered]) {
     let id = result.id().and_then(|id| id.strip_prefix('m')?.split_once('_'));
@@ -126,4 +144,30 @@ fn take(result: &MetricDataResult, metered: &mut [Metered]) {
     };
     let points = result.timestamps().iter().zip(result.values());
     series.extend(points.map(|(time, value)| (time.secs(), *value)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_last_page_left_whole_is_taken() {
+        let told = |pages: &[(&str, StatusCode)]| {
+            let mut statuses = HashMap::new();
+            for (id, code) in pages {
+                let result = MetricDataResult::builder().id(*id).status_code(code.clone()).build();
+                statuses.extend(status(&result));
+            }
+            complete(&statuses).is_ok()
+        };
+        let (partial, whole) = (StatusCode::PartialData, StatusCode::Complete);
+        assert!(told(&[]));
+        assert!(told(&[
+            ("m0_0", partial.clone()),
+            ("m0_1", whole.clone()),
+            ("m0_0", whole.clone())
+        ]));
+        assert!(!told(&[("m0_0", partial), ("m0_1", whole.clone())]));
+        assert!(!told(&[("m0_0", StatusCode::InternalError), ("m0_1", whole)]));
+    }
 }

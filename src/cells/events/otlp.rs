@@ -1,8 +1,8 @@
 //! Changes as OpenTelemetry log records, one a change and one a gap.
 //!
 //! Invariant: a delivery is accepted only after the collector has answered that it took it. The SDK's log pipeline would not do: it
-//! answers before anything is sent, and drops what does not fit. So each delivery is one export call with a deadline, and what fails is
-//! offered again by the consumer, with its waits.
+//! answers before anything is sent, and drops what does not fit. So each delivery is one export call with a deadline, or several in order
+//! where one would be more than collectors take, and what fails is offered again by the consumer, with its waits.
 //!
 //! Privacy: the tenant is a keyed hash unless tenants in clear are switched on. Keys and images hold it in clear, so they are left out
 //! unless images are switched on for the sink.
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use cells_streams::sink::{Sink, SinkError};
+use cells_streams::sink::{Parts, Sink, SinkError};
 use cells_streams::{Delivery, Event, Gap, Source, json};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
@@ -19,9 +19,10 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use tonic::Request;
+use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
 
 use crate::cells::table_set::TableSpec;
 use crate::telemetry::events::TableEventMetrics;
@@ -29,6 +30,9 @@ use crate::telemetry::{TenantLabel, names};
 
 /// `service.name`, and the scope's name.
 const SERVICE: &str = "celld";
+
+/// Bytes of records in one export: what gRPC takes where nothing else is set is 4 MiB.
+const MAX_EXPORT: usize = 3_000_000;
 
 /// Sends the changes of one table to a collector.
 pub struct OtlpSink {
@@ -51,14 +55,45 @@ impl Sink for OtlpSink {
             Delivery::Events(batch) => batch.events.iter().map(|event| self.event(event)).collect(),
             Delivery::Gap(gap) => vec![self.gap(gap)],
         };
+        let records: Vec<LogRecord> = records;
+        let mut parts = Parts::new(records.iter().map(Message::encoded_len), MAX_EXPORT);
+        while let Some(part) = parts.take() {
+            let sent = records.get(part.clone()).unwrap_or_default().to_vec();
+            match self.send(sent).await? {
+                Ok(()) => {}
+                Err(status) if too_large(&status) && parts.halve(&part) => {}
+                // The code alone: what a collector writes may repeat what it was sent.
+                Err(status) => {
+                    return Err(SinkError(format!("the collector answered {:?}", status.code())));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether less at once may be taken. A collector that is only busy says so with details, by which it could be asked again.
+fn too_large(status: &Status) -> bool {
+    match status.code() {
+        Code::ResourceExhausted => status.details().is_empty(),
+        // What tonic answers to a message above its limit.
+        Code::OutOfRange => true,
+        _ => false,
+    }
+}
+
+impl OtlpSink {
+    /// One export.
+    async fn send(&self, records: Vec<LogRecord>) -> Result<Result<(), Status>, SinkError> {
         let mut request = Request::new(export(records));
         *request.metadata_mut() = self.headers.clone();
         let mut client = LogsServiceClient::new(self.channel.clone());
         let answer = tokio::time::timeout(self.timeout, client.export(request)).await;
         let answer = answer.map_err(|_| SinkError("the collector: no answer in time".into()))?;
-        // The code alone: what a collector writes may repeat what it was sent.
-        let answer = answer
-            .map_err(|status| SinkError(format!("the collector answered {:?}", status.code())))?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(status) => return Ok(Err(status)),
+        };
         let partial = answer.into_inner().partial_success;
         let rejected = partial.map_or(0, |partial| partial.rejected_log_records);
         if let Ok(rejected @ 1..) = u64::try_from(rejected) {
@@ -66,11 +101,9 @@ impl Sink for OtlpSink {
             self.metrics.rejected(rejected);
             tracing::error!(rejected, "the collector threw changes away, look at its limits");
         }
-        Ok(())
+        Ok(Ok(()))
     }
-}
 
-impl OtlpSink {
     fn event(&self, event: &Event) -> LogRecord {
         let record = &event.record;
         let mut attributes = self.head(record.kind.as_str(), &event.source, event.shard.as_str());
@@ -151,3 +184,7 @@ fn attribute(name: &str, value: Value) -> KeyValue {
 fn text(name: &str, value: &str) -> KeyValue {
     attribute(name, Value::StringValue(value.to_owned()))
 }
+
+#[cfg(test)]
+#[path = "otlp_tests.rs"]
+mod tests;

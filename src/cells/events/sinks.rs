@@ -30,6 +30,10 @@ use crate::telemetry::events::EventMetrics;
 /// that went is let go, within some 15 s.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Looks between two of which each asks which stream a table has that is followed without trouble. A stream that was replaced answers for
+/// another day, so that it shows in nothing else.
+const LOOKS_A_CHECK: usize = 3;
+
 /// Tables that are followed at the same time, each once a sink. More are left out, and the log says so.
 const MAX_FOLLOWED: usize = 2_000;
 
@@ -68,6 +72,7 @@ impl EventSinks {
             failures: HashMap::new(),
             tasks: JoinSet::new(),
             keys: HashMap::new(),
+            looks: 0,
         };
         supervisor.parts.directory.ready(&stop).await;
         let mut look_at = Instant::now();
@@ -95,6 +100,7 @@ impl EventSinks {
 /// A table that is followed for a sink.
 struct Followed {
     stream: StreamArn,
+    spec: TableSpec,
     stop: CancellationToken,
     status: watch::Receiver<Status>,
 }
@@ -107,6 +113,7 @@ struct Supervisor {
     failures: HashMap<Key, (u32, Instant)>,
     tasks: JoinSet<()>,
     keys: HashMap<Id, Key>,
+    looks: usize,
 }
 
 impl Supervisor {
@@ -146,8 +153,11 @@ impl Supervisor {
                 "too many tables for event_sinks, name fewer cells or tables"
             );
         }
-        for (key, spec) in wanted.into_iter().take(MAX_FOLLOWED) {
-            self.look_after(key, spec).await;
+        self.looks = self.looks.wrapping_add(1);
+        for (number, (key, spec)) in wanted.into_iter().take(MAX_FOLLOWED).enumerate() {
+            // Not all in the same look.
+            let check = self.looks.wrapping_add(number) % LOOKS_A_CHECK == 0;
+            self.look_after(key, spec, check).await;
         }
     }
 
@@ -161,22 +171,26 @@ impl Supervisor {
         }
     }
 
-    /// Starts a consumer where there is none, or where the one that there is follows a stream that is gone.
-    async fn look_after(&mut self, key: Key, spec: TableSpec) {
+    /// Starts a consumer where there is none, or where the one that there is follows a stream that was replaced, or a table that is declared
+    /// otherwise by now. `check`: asks though there is no sign of that.
+    async fn look_after(&mut self, key: Key, spec: TableSpec, check: bool) {
         if self.failures.get(&key).is_some_and(|(_, again)| Instant::now() < *again) {
             return;
         }
-        let troubled = match self.followed.get(&key) {
-            Some(followed) if followed.status.borrow().problem.is_none() => return,
-            Some(followed) => Some(followed.stream.clone()),
-            None => None,
-        };
+        let same = |followed: &Followed| followed.spec == spec;
+        let well = |followed: &Followed| followed.status.borrow().problem.is_none();
+        let well = self.followed.get(&key).map(|followed| same(followed) && well(followed));
+        if well == Some(true) && !check {
+            return;
+        }
         let found = match self.parts.events.found(&key.1, &key.2).await {
             Ok(found) => found,
+            // Asked again at the next check.
+            Err(_) if well == Some(true) => return,
             Err(error) => return self.failed(key, &error.to_string()),
         };
-        if troubled.as_ref() == Some(&found.stream) {
-            // It tries again by itself.
+        if self.followed.get(&key).is_some_and(|old| same(old) && old.stream == found.stream) {
+            // If it has trouble, it tries again by itself.
             return;
         }
         if let Some(old) = self.followed.remove(&key) {
@@ -194,7 +208,7 @@ impl Supervisor {
         let (group, latest) = (output.sink.group.clone(), output.sink.latest);
         let metrics = self.parts.metrics.table(group.as_str(), cell.as_str(), table);
         let shared = self.parts.collector.as_deref();
-        let sink = output.table(spec, shared, &self.parts.tenants, Arc::new(metrics))?;
+        let sink = output.table(spec.clone(), shared, &self.parts.tenants, Arc::new(metrics))?;
         let options = Options {
             pages: Some(output.pages.clone()),
             max_shards: MAX_SHARDS,
@@ -209,7 +223,7 @@ impl Supervisor {
         let (stop, status) = (CancellationToken::new(), consumer.status());
         let task = self.tasks.spawn(consumer.run(stop.clone())).id();
         self.keys.insert(task, key.clone());
-        self.followed.insert(key.clone(), Followed { stream, stop, status });
+        self.followed.insert(key.clone(), Followed { stream, spec, stop, status });
         Ok(())
     }
 

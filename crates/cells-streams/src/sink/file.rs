@@ -1,9 +1,10 @@
 //! A file of JSON lines, to which deliveries are appended.
 //!
 //! Invariants: a delivery is written in one piece under a lock, so lines of two shards never mix; a line that a crash tore is cut off
-//! when the file is opened, and its delivery is offered again, for it was not accepted.
+//! when the file is opened, and its delivery is offered again, for it was not accepted. The file is locked for as long as it is open, as
+//! each writer remembers where it goes on, and two would write over each other's lines.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub enum Fsync {
 /// Bytes read at a time when looking for the last line's end.
 const TAIL: u64 = 64 * 1024;
 
-/// Appends to one file, which no other process may write. It is never rotated.
+/// Appends to one file, which no other sink or process may write. It is never rotated.
 #[derive(Debug, Clone)]
 pub struct FileSink {
     file: Arc<Mutex<State>>,
@@ -43,14 +44,23 @@ struct State {
 }
 
 impl FileSink {
-    /// Opens or makes the file, and cuts off a torn last line. Blocks for as long as that takes.
+    /// Opens or makes the file, locks it until the last clone is dropped, and cuts off a torn last line. Blocks for as long as that
+    /// takes.
     ///
     /// # Errors
     ///
-    /// If the file cannot be opened, read or cut.
+    /// If the file cannot be opened, read or cut, or if another has it locked ([`io::ErrorKind::WouldBlock`]).
     pub fn open(path: &Path, fsync: Fsync, json: Json) -> io::Result<Self> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        // Before anything is cut: what looks torn may be a line that another is writing.
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "another process or sink writes this file, give each its own",
+            ),
+            TryLockError::Error(error) => error,
+        })?;
         let end = whole_lines(&mut file)?;
         file.set_len(end)?;
         Ok(Self { file: Arc::new(Mutex::new(State { file, end })), fsync, json })

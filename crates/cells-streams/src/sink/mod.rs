@@ -2,12 +2,14 @@
 
 mod channel;
 mod file;
+mod parts;
 mod webhook;
 
 use async_trait::async_trait;
 
 pub use channel::{ChannelSink, Received, channel};
 pub use file::{FileSink, Fsync};
+pub use parts::Parts;
 pub use webhook::{InvalidWebhook, WebhookOptions, WebhookSink};
 
 use crate::Delivery;

@@ -1,8 +1,9 @@
 //! HTTP POSTs of JSON lines.
 //!
-//! Invariant: a delivery is accepted exactly if some attempt was answered with a 2xx status. All attempts for the same records bear
-//! the same idempotency key, also those of another consumer that offers the same page again.
+//! Invariant: a delivery is accepted exactly if, for each of its parts in their order, some attempt was answered with a 2xx status. All
+//! attempts for the same records bear the same idempotency key, also those of another consumer that offers the same page again.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +19,12 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
 
-use super::{Sink, SinkError};
+use super::{Parts, Sink, SinkError};
 use crate::backoff::Backoff;
 use crate::json::Json;
 use crate::{Delivery, Gap};
 
-/// Says which delivery a request is: a receiver that has done it answers 2xx and does nothing.
+/// Says which part of which delivery a request is: a receiver that has done it answers 2xx and does nothing.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// How to post.
@@ -31,8 +32,11 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub struct WebhookOptions {
     /// Longest wait for one attempt's answer.
     pub timeout: Duration,
-    /// Attempts in one call of the sink; after them the delivery is refused, and the consumer offers it again after a wait of its own.
+    /// Attempts for one part of a delivery; after them the delivery is refused, and the consumer offers it again after a wait of its own.
     pub attempts: u32,
+    /// Largest body, in bytes. A delivery that is larger is posted in parts, one after the other; a change that is larger is posted alone.
+    /// A part that is answered by 413 is halved, down to one change.
+    pub max_body: usize,
     /// First wait between attempts; it doubles up to `backoff_max`, with jitter.
     pub backoff_min: Duration,
     pub backoff_max: Duration,
@@ -45,6 +49,7 @@ impl Default for WebhookOptions {
         Self {
             timeout: Duration::from_secs(10),
             attempts: 5,
+            max_body: 1_000_000,
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(10),
             headers: HeaderMap::new(),
@@ -122,7 +127,27 @@ impl WebhookSink {
         }
         let after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = after.and_then(|secs| secs.parse().ok()).map(Duration::from_secs);
-        Err(Failure { what: format!("answered {status}"), again: may_pass(status), after })
+        let too_large = status == StatusCode::PAYLOAD_TOO_LARGE;
+        Err(Failure {
+            what: format!("answered {status}"),
+            again: may_pass(status),
+            after,
+            too_large,
+        })
+    }
+
+    /// Tries until a part is accepted, or no attempt is left or any use.
+    async fn post(&self, key: &HeaderValue, body: &Bytes) -> Result<(), Failure> {
+        let mut attempt = 1;
+        loop {
+            let Err(failure) = self.attempt(key, body).await else { return Ok(()) };
+            if !failure.again || attempt >= self.options.attempts {
+                return Err(failure);
+            }
+            let wait = self.backoff.lock().wait(attempt);
+            sleep(wait.max(failure.after.unwrap_or_default().min(self.options.backoff_max))).await;
+            attempt += 1;
+        }
     }
 }
 
@@ -130,11 +155,12 @@ struct Failure {
     what: String,
     again: bool,
     after: Option<Duration>,
+    too_large: bool,
 }
 
 impl Failure {
     fn retry(what: String) -> Self {
-        Self { what, again: true, after: None }
+        Self { what, again: true, after: None, too_large: false }
     }
 }
 
@@ -146,7 +172,7 @@ fn may_pass(status: StatusCode) -> bool {
 }
 
 /// The same for the same records, whoever offers them.
-fn idempotency_key(delivery: &Delivery) -> HeaderValue {
+fn idempotency_key(delivery: &Delivery, events: &Range<usize>) -> HeaderValue {
     let mut digest = Sha256::new();
     let mut part = |text: &str| {
         digest.update((text.len() as u64).to_be_bytes());
@@ -157,11 +183,11 @@ fn idempotency_key(delivery: &Delivery) -> HeaderValue {
     part(delivery.shard().as_str());
     match delivery {
         Delivery::Events(batch) => {
-            let ends = [batch.events.first(), batch.events.last()];
-            for event in ends.into_iter().flatten() {
+            let events = batch.events.get(events.clone()).unwrap_or_default();
+            for event in [events.first(), events.last()].into_iter().flatten() {
                 part(event.record.sequence.as_str());
             }
-            part(&batch.events.len().to_string());
+            part(&events.len().to_string());
         }
         Delivery::Gap(Gap { after, cause, .. }) => {
             part(cause.as_str());
@@ -175,16 +201,17 @@ fn idempotency_key(delivery: &Delivery) -> HeaderValue {
 #[async_trait]
 impl Sink for WebhookSink {
     async fn deliver(&self, delivery: &Arc<Delivery>) -> Result<(), SinkError> {
-        let key = idempotency_key(delivery);
-        let body = Bytes::from(self.json.lines(delivery));
-        for attempt in 1..=self.options.attempts {
-            let Err(failure) = self.attempt(&key, &body).await else { return Ok(()) };
-            if !failure.again || attempt == self.options.attempts {
+        let lines = self.json.each_line(delivery);
+        let mut parts = Parts::new(lines.iter().map(String::len), self.options.max_body);
+        while let Some(part) = parts.take() {
+            let body = lines.get(part.clone()).unwrap_or_default().concat();
+            let posted = self.post(&idempotency_key(delivery, &part), &Bytes::from(body)).await;
+            if let Err(failure) = posted
+                && !(failure.too_large && parts.halve(&part))
+            {
                 return Err(SinkError(format!("the webhook: {}", failure.what)));
             }
-            let wait = self.backoff.lock().wait(attempt);
-            sleep(wait.max(failure.after.unwrap_or_default().min(self.options.backoff_max))).await;
         }
-        Err(SinkError("the webhook: no attempt was made".into()))
+        Ok(())
     }
 }
