@@ -325,7 +325,8 @@ impl CellRecords for Unreliable {
     }
 
     async fn operations(&self) -> Result<Vec<Operation>, StoreError> {
-        self.0.operations().await
+        // Those that have ended are many: nobody who works reads them.
+        Err(StoreError::Rejected { detail: "all operations are read".to_owned() })
     }
 
     async fn start(&self, operation: &Operation) -> Result<Started, StoreError> {
