@@ -103,11 +103,8 @@ async fn one_comparison_is_under_way_at_a_time() {
     let b = begin_for(&stage, "cell-b", "drill-b", drill(&stage, Origin::Latest)).await;
     let worker = tokio::spawn(stage.worker().run(CancellationToken::new()));
     for id in [a, b] {
-        let ended = async || stage.records.operation(&id).await.unwrap().unwrap();
-        while !ended().await.ended() {
-            tokio::time::sleep(SETTINGS.interval).await;
-        }
-        assert_eq!(ended().await.drill_outcome(), DrillOutcome::Matched);
+        let done = until(&stage, &id, Operation::ended).await;
+        assert_eq!(done.drill_outcome(), DrillOutcome::Matched);
     }
     worker.abort();
     let mut paged = stage.cloud.paged.lock().clone();
@@ -195,13 +192,14 @@ async fn a_throttled_list_does_not_undo_what_the_others_showed() {
 
 /// Lets a drill get on until its record shows something.
 async fn until(stage: &Stage, id: &OperationId, shows: impl Fn(&Operation) -> bool) -> Operation {
-    loop {
+    for _ in 0..60_000 {
         let operation = stage.records.operation(id).await.unwrap().unwrap();
         if shows(&operation) {
             return operation;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    panic!("it never comes to that");
 }
 
 /// The one table goes though the other is protected, and AWS refuses to lift that.

@@ -360,6 +360,7 @@ async fn a_worker_goes_on_though_its_writes_fail() {
     let running = tokio::spawn(worker.run(CancellationToken::new()));
     while !stage.records.operation(&id).await.unwrap().unwrap().ended() {
         tokio::time::sleep(SETTINGS.interval).await;
+        assert!(began.elapsed() < Duration::from_secs(600), "it never ends");
     }
     assert!(
         began.elapsed() < smooth * 2 + SETTINGS.interval * 2,
