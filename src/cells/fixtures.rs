@@ -125,6 +125,9 @@ struct Table {
 /// By their keys.
 pub type Items = BTreeMap<String, u8>;
 
+/// What somebody else does.
+pub type Act = Box<dyn FnOnce() + Send>;
+
 /// AWS, by its rules as far as they matter here: a table in change takes no other change.
 #[derive(Default)]
 pub struct FakeCloud {
@@ -159,7 +162,7 @@ pub struct FakeCloud {
     /// Tables of which pages were read, in their order.
     pub paged: Mutex<Vec<String>>,
     /// What somebody else does at this call.
-    pub meanwhile: Mutex<Option<(usize, Box<dyn FnOnce() + Send>)>>,
+    pub meanwhile: Mutex<Option<(usize, Act)>>,
 }
 
 /// Looks until a change has taken effect.

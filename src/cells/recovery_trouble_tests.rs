@@ -152,7 +152,8 @@ async fn old_backups_go_by_and_by_and_those_that_must_not_are_told_in_short() {
     let with_old = async || {
         let stage = scheduled(24, 1).await;
         let cell = CellId::new("cell-a").unwrap();
-        for wanted in Wanted::of(&stage.set, "p-", &stage.cell.0.lock().clone()) {
+        let wanted = Wanted::of(&stage.set, "p-", &stage.cell.0.lock());
+        for wanted in wanted {
             for hour in 0..45 {
                 let name = scheduled_backup(&cell, MIDNIGHT + hour * 3600);
                 stage.cloud.create_backup(&TableRef::from(&wanted), &name).await.unwrap();
