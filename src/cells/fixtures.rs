@@ -1,5 +1,6 @@
 //! For the tests: a cloud that takes its time, refuses, and stops the world at any of its calls.
 
+mod backups;
 mod restore;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+
+pub use backups::FakeBackup;
 
 use super::cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, TableRef};
 use super::data::Item;
@@ -122,15 +125,8 @@ struct Table {
 /// By their keys.
 pub type Items = BTreeMap<String, u8>;
 
-/// A backup of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FakeBackup {
-    pub name: String,
-    pub created: Timestamp,
-    items: Items,
-    /// Looks until it is whole.
-    making: u32,
-}
+/// What somebody else does.
+pub type Act = Box<dyn FnOnce() + Send>;
 
 /// AWS, by its rules as far as they matter here: a table in change takes no other change.
 #[derive(Default)]
@@ -154,6 +150,19 @@ pub struct FakeCloud {
     pub vanishing: Mutex<Option<(usize, String)>>,
     /// Whether restores are refused that are not of the first table.
     pub unrestorable: AtomicBool,
+    /// A table whose changes are refused.
+    pub unchangeable: Mutex<Option<String>>,
+    /// Whether deletions of tables are throttled, and of backups refused.
+    pub stuck: AtomicBool,
+    pub keeping: AtomicBool,
+    /// If not 0, of so many calls of ListBackups only one gets through.
+    pub throttled_lists: AtomicUsize,
+    lists: AtomicUsize,
+    begun: AtomicUsize,
+    /// Tables of which pages were read, in their order.
+    pub paged: Mutex<Vec<String>>,
+    /// What somebody else does at this call.
+    pub meanwhile: Mutex<Option<(usize, Act)>>,
 }
 
 /// Looks until a change has taken effect.
@@ -203,16 +212,6 @@ impl FakeCloud {
         tables.iter().find(|(table, _)| table.name == name).unwrap().1.items.clone()
     }
 
-    /// Of all tables, by their names on AWS.
-    pub fn backup_names(&self) -> Vec<(String, String)> {
-        let backups = self.backups.lock();
-        let of_table = |(table, backups): (&TableRef, &Vec<FakeBackup>)| {
-            let named = |one: &FakeBackup| (table.name.clone(), one.name.clone());
-            backups.iter().map(named).collect::<Vec<_>>()
-        };
-        backups.iter().flat_map(of_table).collect()
-    }
-
     fn time(&self) -> Timestamp {
         let clock = self.clock.lock();
         clock.as_ref().map_or(Timestamp::from_millis(0).unwrap(), Clock::now)
@@ -232,6 +231,10 @@ impl FakeCloud {
         let stop = *self.stop.lock();
         if let Some((_, name)) = self.vanishing.lock().take_if(|(at, _)| *at <= number) {
             self.tables.lock().retain(|table, _| table.name != name);
+        }
+        let meanwhile = self.meanwhile.lock().take_if(|(at, _)| *at <= number);
+        if let Some((_, act)) = meanwhile {
+            act();
         }
         if stop == Some(Stop::Before(number)) {
             self.halt().await;
@@ -301,6 +304,10 @@ impl FakeCloud {
         let mut tables = self.tables.lock();
         let busy = || CloudError::Busy { code: "ResourceInUseException".to_owned() };
         let Some(table) = tables.get_mut(&TableRef::from(wanted)) else { return Err(busy()) };
+        if self.unchangeable.lock().as_ref() == Some(&wanted.name) {
+            let code = "AccessDeniedException".to_owned();
+            return Err(CloudError::Refused { code, detail: String::new() });
+        }
         if table.changing > 0 {
             return Err(busy());
         }
@@ -383,41 +390,15 @@ impl Cloud for FakeCloud {
     }
 
     async fn backups(&self, table: &TableRef) -> Result<Vec<Backup>, CloudError> {
-        self.call(|| {
-            let mut backups = self.backups.lock();
-            let shown = |one: &mut FakeBackup| {
-                let available = one.making == 0;
-                one.making = one.making.saturating_sub(1);
-                let (name, arn) = (one.name.clone(), one.name.clone());
-                Backup { name, arn, available, created: one.created, bytes: 0 }
-            };
-            Ok(backups.get_mut(table).into_iter().flatten().map(shown).collect())
-        })
-        .await
+        self.call(|| self.list_backups(table)).await
     }
 
     async fn create_backup(&self, table: &TableRef, name: &str) -> Result<(), CloudError> {
-        self.call(|| {
-            let tables = self.tables.lock();
-            let Some(is) = tables.get(table) else {
-                let code = "TableNotFoundException".to_owned();
-                return Err(CloudError::Refused { code, detail: String::new() });
-            };
-            let (name, items) = (name.to_owned(), is.items.clone());
-            let backup = FakeBackup { name, created: self.time(), items, making: LOOKS };
-            self.backups.lock().entry(table.clone()).or_default().push(backup);
-            Ok(())
-        })
-        .await
+        self.call(|| self.begin_backup(table, name)).await
     }
 
     async fn delete_backup(&self, table: &TableRef, backup: &Backup) -> Result<(), CloudError> {
-        self.call(|| {
-            let mut backups = self.backups.lock();
-            backups.entry(table.clone()).or_default().retain(|one| one.name != backup.arn);
-            Ok(())
-        })
-        .await
+        self.call(|| self.remove_backup(table, backup)).await
     }
 
     async fn restorable(&self, table: &TableRef) -> Result<Restorable, CloudError> {
@@ -446,6 +427,7 @@ impl Cloud for FakeCloud {
                 let code = "ResourceNotFoundException".to_owned();
                 return Err(CloudError::Refused { code, detail: String::new() });
             };
+            self.paged.lock().push(table.name.clone());
             let text = |value: &str| AttributeValue::S(value.to_owned());
             let after = from.and_then(|key| key["PK"].as_s().ok());
             let rest: Vec<_> = is.items.iter().skip_while(|(key, _)| Some(*key) <= after).collect();
@@ -470,7 +452,7 @@ impl Cloud for FakeCloud {
                     let code = "ValidationException".to_owned();
                     return Err(CloudError::Refused { code, detail: "protected".to_owned() });
                 }
-                if is.changing > 0 {
+                if is.changing > 0 || self.stuck.load(Ordering::SeqCst) {
                     return Err(CloudError::Busy { code: "ResourceInUseException".to_owned() });
                 }
                 (is.going, is.changing) = (true, LOOKS);

@@ -24,6 +24,14 @@ pub struct MemoryRecords {
     operations: Mutex<BTreeMap<OperationId, Operation>>,
 }
 
+impl MemoryRecords {
+    fn of_cell(&self, cell: &CellId, change: impl FnOnce(&mut CellTablesRecord)) {
+        let mut cells = self.cells.lock();
+        let new = || CellTablesRecord { cell: cell.clone(), tables: None, operation: None };
+        change(cells.entry(cell.clone()).or_insert_with(new));
+    }
+}
+
 #[async_trait]
 impl CellRecords for MemoryRecords {
     async fn table_set(&self, id: &TableSetId) -> Result<Option<TableSet>, StoreError> {
@@ -90,6 +98,7 @@ impl CellRecords for MemoryRecords {
             return Ok(Started::Busy(busy.id.clone()));
         }
         operations.insert(operation.id.clone(), operation.clone());
+        self.of_cell(&operation.cell, |record| record.operation = Some(operation.id.clone()));
         Ok(Started::Started)
     }
 
@@ -101,15 +110,14 @@ impl CellRecords for MemoryRecords {
             return Ok(false);
         }
         *stored = operation.clone();
-        if operation.state == OperationState::Succeeded
-            && let Some(tables) = operation.goal.leaves()
-        {
-            let record = CellTablesRecord {
-                cell: operation.cell.clone(),
-                tables: tables.map(|(set, version)| (set.clone(), version)),
-                operation: None,
-            };
-            self.cells.lock().insert(operation.cell.clone(), record);
+        if operation.ended() {
+            self.of_cell(&operation.cell, |record| {
+                record.operation = None;
+                let done = operation.state == OperationState::Succeeded;
+                if let Some(tables) = operation.goal.leaves().filter(|_| done) {
+                    record.tables = tables.map(|(set, version)| (set.clone(), version));
+                }
+            });
         }
         Ok(true)
     }

@@ -26,6 +26,8 @@ mod records;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod recovery_trouble_tests;
 mod registrar;
 mod table_set;
 mod template;

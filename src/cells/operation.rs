@@ -9,6 +9,8 @@
 //! does not change for as long as a watcher's own clock says is taken over. No two clocks are compared. (As M. Burrows' Chubby and
 //! AWS's lock client for DynamoDB do.)
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::recovery::{Origin, Recovery};
@@ -127,6 +129,9 @@ pub struct Operation {
     /// What a restore or a drill has found out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
+    /// By table, the ARNs of backups that already had the name which the operation gives its own: none of them is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former_backups: BTreeMap<String, Vec<String>>,
     /// Raised by each worker that takes over.
     pub worker_epoch: u64,
     /// Changed by the worker as long as it is alive.
@@ -149,6 +154,7 @@ impl Operation {
             notes: Vec::new(),
             error: None,
             recovery: None,
+            former_backups: BTreeMap::new(),
             worker_epoch: 0,
             beat: 0,
         }

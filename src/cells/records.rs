@@ -62,7 +62,7 @@ pub trait CellRecords: Send + Sync + 'static {
 
     async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError>;
 
-    /// What every cell has that ever had tables. One item a cell.
+    /// What every cell has that ever had tables, and by that every operation under way. One item a cell.
     async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError>;
 
     /// A cell's drills, as of their last steps, in any order. They are kept for longer than other operations.
@@ -70,7 +70,7 @@ pub trait CellRecords: Send + Sync + 'static {
 
     async fn operation(&self, id: &OperationId) -> Result<Option<Operation>, StoreError>;
 
-    /// All operations that are kept, in the order of their ids.
+    /// All operations that are kept, in the order of their ids. They may be many: for whoever lists them.
     async fn operations(&self) -> Result<Vec<Operation>, StoreError>;
 
     /// Begins an operation, where none is at work on its cell.

@@ -16,11 +16,11 @@ use super::worker::{Worker, WorkerSettings};
 use super::worker_tests::{MIDNIGHT, SETTINGS, Stage, TABLE};
 use crate::domain::{Cell, CellId};
 
-const ORDERS: &str = "p-Orders-cell-a";
-const HOUR: Duration = Duration::from_secs(3600);
+pub const ORDERS: &str = "p-Orders-cell-a";
+pub const HOUR: Duration = Duration::from_secs(3600);
 
 /// A cell with tables and items in one of them.
-async fn provisioned() -> Stage {
+pub(super) async fn provisioned() -> Stage {
     let stage = Stage::new().await;
     stage.done("make", stage.provision()).await;
     for (key, value) in [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5)] {
@@ -30,29 +30,29 @@ async fn provisioned() -> Stage {
     stage
 }
 
-fn back_up(stage: &Stage, name: &str) -> Goal {
+pub(super) fn back_up(stage: &Stage, name: &str) -> Goal {
     let set = stage.set.id.clone();
     Goal::BackUp { set, version: 1, backup: name.to_owned(), keep_days: None }
 }
 
-fn restore(stage: &Stage, from: Origin) -> Goal {
+pub(super) fn restore(stage: &Stage, from: Origin) -> Goal {
     let (set, source) = (stage.set.id.clone(), CellId::new("cell-a").unwrap());
     Goal::Restore { set, version: 1, source, from }
 }
 
-fn drill(stage: &Stage, from: Origin) -> Goal {
+pub(super) fn drill(stage: &Stage, from: Origin) -> Goal {
     Goal::Drill { set: stage.set.id.clone(), version: 1, from }
 }
 
 /// As an operation of another cell.
-async fn begin_for(stage: &Stage, cell: &str, id: &str, goal: Goal) -> OperationId {
+pub(super) async fn begin_for(stage: &Stage, cell: &str, id: &str, goal: Goal) -> OperationId {
     let (id, cell) = (OperationId::new(id).unwrap(), CellId::new(cell).unwrap());
     let operation = Operation::new(id.clone(), cell, goal, String::new(), stage.clock.now());
     stage.records.start(&operation).await.unwrap();
     id
 }
 
-fn tables(cloud: &FakeCloud) -> BTreeSet<String> {
+pub(super) fn tables(cloud: &FakeCloud) -> BTreeSet<String> {
     cloud.observed().into_keys().collect()
 }
 
@@ -314,7 +314,7 @@ async fn a_table_without_recovery_cannot_be_drilled() {
 }
 
 /// A stage whose cell is backed up by a schedule.
-async fn scheduled(every_hours: u32, keep_days: u32) -> Stage {
+pub(super) async fn scheduled(every_hours: u32, keep_days: u32) -> Stage {
     let mut stage = Stage::new().await;
     let backups = Some(BackupSchedule { every_hours, keep_days });
     let set = TableSet { version: 2, backups, ..stage.set.clone() };
@@ -325,7 +325,7 @@ async fn scheduled(every_hours: u32, keep_days: u32) -> Stage {
     stage
 }
 
-fn scheduler(stage: &Stage) -> Scheduler {
+pub(super) fn scheduler(stage: &Stage) -> Scheduler {
     Scheduler {
         records: stage.records.clone(),
         clock: stage.clock.clone(),
@@ -334,7 +334,7 @@ fn scheduler(stage: &Stage) -> Scheduler {
 }
 
 /// The slots, in hours after midnight, of the backups that each table has.
-fn slots(stage: &Stage) -> Vec<i64> {
+pub(super) fn slots(stage: &Stage) -> Vec<i64> {
     let cell = CellId::new("cell-a").unwrap();
     let mut by_table: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for (table, name) in stage.cloud.backup_names() {
@@ -351,7 +351,7 @@ fn slots(stage: &Stage) -> Vec<i64> {
 /// Two replicas with workers and schedulers of their own, for days.
 #[tokio::test(start_paused = true)]
 async fn each_slot_has_one_backup_and_old_ones_go() {
-    let stage = scheduled(6, 1).await;
+    let stage = scheduled(5, 1).await;
     let stop = tokio_util::sync::CancellationToken::new();
     for _ in 0..2 {
         // Looks are rare, for the days are long.
@@ -362,25 +362,25 @@ async fn each_slot_has_one_backup_and_old_ones_go() {
     }
     tokio::time::sleep(HOUR / 2).await;
     assert_eq!(slots(&stage), [0], "at once, for the slot that is under way");
-    tokio::time::sleep(HOUR * 18).await;
-    assert_eq!(slots(&stage), [0, 6, 12, 18]);
-    tokio::time::sleep(HOUR * 6).await;
+    tokio::time::sleep(HOUR * 20).await;
+    assert_eq!(slots(&stage), [0, 5, 10, 15, 20]);
+    tokio::time::sleep(HOUR * 5).await;
     assert_eq!(
         slots(&stage),
-        [6, 12, 18, 24],
+        [5, 10, 15, 20, 25],
         "the first was older than a day as the last was made"
     );
-    tokio::time::sleep(HOUR * 6).await;
-    assert_eq!(slots(&stage), [12, 18, 24, 30]);
+    tokio::time::sleep(HOUR * 5).await;
+    assert_eq!(slots(&stage), [10, 15, 20, 25, 30]);
     stop.cancel();
     // Nobody runs for two days: what was missed is not made, and the last ones stay until there is a new one.
     tokio::time::sleep(HOUR * 48).await;
-    assert_eq!(slots(&stage), [12, 18, 24, 30]);
+    assert_eq!(slots(&stage), [10, 15, 20, 25, 30]);
     scheduler(&stage).round().await.unwrap();
     let running: Vec<_> = stage.records.operations().await.unwrap();
     let running = running.iter().find(|operation| !operation.ended()).unwrap();
     stage.work(&running.id).await.unwrap();
-    assert_eq!(slots(&stage), [78]);
+    assert_eq!(slots(&stage), [75]);
 }
 
 /// What others made stays, however old, and so do a schedule's own while the newest is not whole.

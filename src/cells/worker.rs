@@ -1,6 +1,6 @@
 //! Goes on with operations: looks at what there is, does the first change that is missing of each table, and looks again.
 //!
-//! Every replica runs one. It looks at all operations at a constant rate, and holds those that nobody holds, or whose holder's beat
+//! Every replica runs one. It looks at all operations under way at a constant rate, and holds those that nobody holds, or whose holder's beat
 //! has stood still for too long.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use super::error::CellsError;
 use super::operation::{FinalBackup, Goal, Operation, OperationId};
 use super::plan::{Change, Observed, Wanted, plan};
 use super::records::{CellRecords, Cells};
-use super::recovery::Comparison;
+use super::recovery::{BackedUp, Comparison};
 use super::registrar::obstacles;
 use crate::directory::Clock;
 
@@ -64,8 +64,11 @@ pub(super) struct Watched {
     repeats: HashMap<String, (Change, u32)>,
     /// Of each table the looks since a backup of it was begun that is not listed yet.
     pub(super) unseen: HashMap<String, u32>,
+    pub(super) backed_up: BackedUp,
     /// The table that a drill compares, and how far it is.
     pub(super) comparison: Option<(String, Comparison)>,
+    /// Nothing else is compared at the moment.
+    pub(super) may_compare: bool,
     /// Looks in a row that found no temporary table of a drill.
     pub(super) quiet: u32,
 }
@@ -78,7 +81,9 @@ impl Watched {
             held: false,
             repeats: HashMap::new(),
             unseen: HashMap::new(),
+            backed_up: BackedUp::default(),
             comparison: None,
+            may_compare: false,
             quiet: 0,
         }
     }
@@ -121,18 +126,36 @@ impl Worker {
     }
 
     async fn round(&self, watched: &mut HashMap<OperationId, Watched>) -> Result<(), CellsError> {
-        let operations = self.records.operations().await?;
-        watched.retain(|id, _| operations.iter().any(|op| op.id == *id && !op.ended()));
-        for operation in operations.into_iter().filter(|operation| !operation.ended()) {
-            let id = operation.id.clone();
-            if let Some(mut operation) = self.hold(operation, watched).await?
-                && let Some(watch) = watched.get_mut(&id)
-                && let Err(error) = self.advance(&mut operation, watch).await
-            {
+        let cells = self.records.all_cell_tables().await?;
+        let running: Vec<_> = cells.into_iter().filter_map(|record| record.operation).collect();
+        watched.retain(|id, _| running.contains(id));
+        for id in running {
+            if let Err(error) = self.look(&id, watched).await {
                 tracing::warn!(%error, operation = id.as_str(), "an operation does not get on");
             }
         }
         Ok(())
+    }
+
+    /// Looks at one operation, as it is now: the looks at those before it may have taken long, and others work meanwhile.
+    async fn look(
+        &self,
+        id: &OperationId,
+        watched: &mut HashMap<OperationId, Watched>,
+    ) -> Result<(), CellsError> {
+        let running = self.records.operation(id).await?.filter(|operation| !operation.ended());
+        let Some(operation) = running else {
+            watched.remove(id);
+            return Ok(());
+        };
+        let Some(mut operation) = self.hold(operation, watched).await? else { return Ok(()) };
+        let compares = |(other, watch): (&OperationId, &Watched)| {
+            other != id && watch.held && watch.comparison.is_some()
+        };
+        let may_compare = !watched.iter().any(compares);
+        let Some(watch) = watched.get_mut(id) else { return Ok(()) };
+        watch.may_compare = may_compare;
+        self.advance(&mut operation, watch).await
     }
 
     /// The operation, if this worker holds it or takes it over.
@@ -207,7 +230,7 @@ impl Worker {
         operation.beat += 1;
         watch.seen = (operation.worker_epoch, operation.beat);
         if !self.records.save(operation, false).await? {
-            watch.held = false;
+            (watch.held, watch.comparison) = (false, None);
         }
         Ok(())
     }
@@ -330,7 +353,7 @@ impl Worker {
     /// The next step of a table's removal; `None`: it takes time.
     async fn remove(
         &self,
-        operation: &Operation,
+        operation: &mut Operation,
         watch: &mut Watched,
         wanted: &Wanted,
         data: bool,
@@ -342,12 +365,14 @@ impl Worker {
         let name = format!("final-{}", operation.id.as_str());
         if data && backup == FinalBackup::Required {
             let backups = self.cloud.backups(&table).await?;
-            let ours = backups.iter().find(|one| one.name == name);
-            if ours.is_none() && watch.asked_again(&wanted.name, MAX_UNSEEN) {
+            let Some(ours) = operation.own_backups(&wanted.name, &name, &backups) else {
+                return Ok(None);
+            };
+            if ours.is_empty() && watch.asked_again(&wanted.name, MAX_UNSEEN) {
                 let begun = self.cloud.create_backup(&table, &name).await;
                 begun.inspect_err(|_| _ = watch.unseen.remove(&wanted.name))?;
             }
-            if ours.is_none_or(|ours| !ours.available) {
+            if !ours.iter().any(|one| one.available) {
                 return Ok(None);
             }
         }

@@ -220,7 +220,7 @@ fn drill(operation: &Operation) -> v1::RecoveryDrill {
         outcome: outcome.into(),
         backup_name: operation.backup().unwrap_or_default().to_owned(),
         restore_point: recovery.point.map(timestamp),
-        recovery_point: recovery.point.map(|point| duration_between(point, began)),
+        recovery_point: recovery.point.map(|point| duration_between(point, operation.lost_at())),
         recovery_time: recovery.usable.map(|usable| duration_between(began, usable)),
         tables: tables.collect(),
         failure: recovery.failure.or_else(|| operation.error.clone()).unwrap_or_default(),

@@ -181,11 +181,13 @@ impl Registrar {
         cell: &CellId,
         tables: &[Wanted],
     ) -> Result<Vec<CellBackup>, CloudError> {
-        let backups = tables.iter().map(async |wanted| {
-            let backups = self.cloud.backups(&TableRef::from(wanted)).await?;
-            Ok::<_, CloudError>((wanted.name.clone(), backups))
-        });
-        Ok(by_name(cell, try_join_all(backups).await?))
+        // One after the other: few such calls are let through in a second.
+        let mut backups = Vec::new();
+        for wanted in tables {
+            let of_table = self.cloud.backups(&TableRef::from(wanted)).await?;
+            backups.push((wanted.name.clone(), of_table));
+        }
+        Ok(by_name(cell, backups))
     }
 
     /// Why a cell cannot be given another one's tables.
@@ -239,6 +241,12 @@ impl Registrar {
                 let Some(backup) = backups.into_iter().find(|backup| backup.name == *name) else {
                     return Err(CellsError::BackupNotFound { cell: cell.clone() });
                 };
+                if backup.apart {
+                    let name = &backup.name;
+                    obstacles.push(format!(
+                        "backups named {name} were begun more than an hour apart: they are not one"
+                    ));
+                }
                 for Wanted { name: table, .. } in tables.iter().filter(|_| !backup.complete) {
                     let whole = |(of, one): &(String, _)| of == table && available(one);
                     if !backup.tables.iter().any(whole) {

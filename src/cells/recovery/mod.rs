@@ -8,12 +8,14 @@
 //! the deletion, never that. A table is deleted only if it has the drill's name and AWS says that it was restored from the cell's own.
 
 mod asked;
+mod backup;
 mod compare;
 mod digest;
+mod drill;
 mod schedule;
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -23,6 +25,7 @@ use super::operation::{Goal, Operation, OperationId, OperationState};
 use crate::domain::{CellId, Timestamp};
 
 pub use asked::{DrillSource, RecoveryStatus, TableRecovery};
+pub(super) use backup::BackedUp;
 pub(super) use compare::Comparison;
 pub use compare::{Compared, Side, Tallied};
 pub use schedule::{Scheduler, SchedulerSettings};
@@ -43,12 +46,18 @@ pub enum Origin {
 pub struct Recovery {
     /// As of when the restored data is. Fixed before the first table is restored, so that all are of one time.
     pub point: Option<Timestamp>,
+    /// When the point was fixed, by celld's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<Timestamp>,
     /// When all restored tables were usable.
     pub usable: Option<Timestamp>,
     /// By the name of the cell's own table.
     pub compared: BTreeMap<String, Compared>,
     /// Why a drill goes straight to its clean-up.
     pub failure: Option<String>,
+    /// Since when a drill cleans up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaning: Option<Timestamp>,
     /// Temporary tables that could not be deleted, each with the reason.
     pub left: Vec<String>,
 }
@@ -77,6 +86,14 @@ impl Operation {
         } else {
             DrillOutcome::Different
         }
+    }
+
+    /// As of when what a drill restores would have been lost: when it was begun, or, where it asked for the latest time of all, when that
+    /// was fixed.
+    pub fn lost_at(&self) -> Timestamp {
+        let latest = matches!(self.goal, Goal::Drill { from: Origin::Latest, .. });
+        let fixed = self.recovery.as_ref().and_then(|recovery| recovery.fixed);
+        fixed.filter(|_| latest).unwrap_or(self.created)
     }
 
     /// The backup that is made or restored, by its name.
@@ -115,7 +132,12 @@ pub fn drill_table(table: &str, operation: &OperationId) -> String {
     format!("{table}-drill-{short}")
 }
 
-/// Backups of one name, of a cell's tables.
+/// Furthest apart that backups of one name are begun and still taken for one of all tables, unless a schedule gave the name: it was used
+/// twice, and not every table has both.
+const MAX_APART_MILLIS: i64 = 3600 * 1000;
+
+/// Backups of one name, of a cell's tables. Names are not unique: of several of a table, the newest whole one is taken, and the newest
+/// where none is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CellBackup {
     pub name: String,
@@ -123,30 +145,53 @@ pub struct CellBackup {
     pub created: Timestamp,
     /// A schedule made it.
     pub scheduled: bool,
-    /// Every table has it, and all are whole.
+    /// Every table has it, all are whole, and they were begun at about one time.
     pub complete: bool,
-    /// By the table's name on AWS.
+    /// They were not begun at about one time.
+    pub apart: bool,
+    /// By the table's name on AWS, in its order. One of each.
     pub tables: Vec<(String, Backup)>,
+}
+
+/// By which of several backups of one name is taken.
+fn preference(backup: &Backup) -> (bool, Timestamp) {
+    (backup.available, backup.created)
+}
+
+/// Of a table's backups the newest whole one of a name.
+fn newest_whole<'a>(backups: &'a [Backup], name: &str) -> Option<&'a Backup> {
+    let whole = backups.iter().filter(|one| one.name == name && one.available);
+    whole.max_by_key(|one| preference(one))
 }
 
 /// The backups of a cell's tables by their names, the newest first.
 fn by_name(cell: &CellId, tables: Vec<(String, Vec<Backup>)>) -> Vec<CellBackup> {
-    let all: BTreeSet<String> = tables.iter().map(|(table, _)| table.clone()).collect();
-    let mut named: BTreeMap<String, Vec<(String, Backup)>> = BTreeMap::new();
+    let all = tables.len();
+    let mut named: BTreeMap<String, BTreeMap<String, Backup>> = BTreeMap::new();
     for (table, backups) in tables {
         for backup in backups {
-            named.entry(backup.name.clone()).or_default().push((table.clone(), backup));
+            let of_table = named.entry(backup.name.clone()).or_default();
+            let other = of_table.get(&table);
+            if other.is_none_or(|other| preference(other) < preference(&backup)) {
+                of_table.insert(table.clone(), backup);
+            }
         }
     }
     let grouped = named.into_iter().filter_map(|(name, tables)| {
-        let created = tables.iter().map(|(_, backup)| backup.created).min()?;
-        let whole: BTreeSet<String> = tables
-            .iter()
-            .filter(|(_, backup)| backup.available)
-            .map(|(table, _)| table.clone())
-            .collect();
+        let first = tables.values().map(|backup| backup.created).min()?;
+        let last = tables.values().map(|backup| backup.created).max()?;
         let scheduled = slot_of(cell, &name).is_some();
-        Some(CellBackup { created, scheduled, complete: whole == all, tables, name })
+        let apart = !scheduled && last.millis().saturating_sub(first.millis()) > MAX_APART_MILLIS;
+        let whole = tables.len() == all && tables.values().all(|backup| backup.available);
+        let tables = tables.into_iter().collect();
+        Some(CellBackup {
+            created: first,
+            scheduled,
+            complete: whole && !apart,
+            apart,
+            tables,
+            name,
+        })
     });
     let mut grouped: Vec<_> = grouped.collect();
     grouped.sort_by(|a, b| (b.created, &b.name).cmp(&(a.created, &a.name)));
@@ -156,6 +201,8 @@ fn by_name(cell: &CellId, tables: Vec<(String, Vec<Backup>)>) -> Vec<CellBackup>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOUR: i64 = 3600 * 1000;
 
     #[test]
     fn a_schedules_backups_are_told_from_all_others() {
@@ -189,16 +236,41 @@ mod tests {
         };
         let cell = CellId::new("a").unwrap();
         let tables = vec![
-            ("D-a".to_owned(), vec![backup("celld-a-1", 1, true), backup("x", 3, true)]),
-            ("O-a".to_owned(), vec![backup("celld-a-1", 2, true), backup("y", 4, false)]),
+            (
+                "D-a".to_owned(),
+                vec![
+                    backup("celld-a-1", 1, true),
+                    backup("x", 3, true),
+                    backup("twice", 5, true),
+                    backup("twice", HOUR + 9, true),
+                    backup("twice", HOUR + 10, false),
+                    backup("apart", 0, true),
+                ],
+            ),
+            (
+                "O-a".to_owned(),
+                vec![
+                    backup("celld-a-1", HOUR + 2, true),
+                    backup("y", 4, false),
+                    backup("twice", 9, true),
+                    backup("apart", HOUR + 1, true),
+                ],
+            ),
         ];
         let grouped = by_name(&cell, tables);
         let seen: Vec<_> = grouped
             .iter()
             .map(|one| (one.name.as_str(), one.created.millis(), one.complete, one.scheduled))
             .collect();
-        let expected =
-            [("y", 4, false, false), ("x", 3, false, false), ("celld-a-1", 1, true, true)];
+        let expected = [
+            ("twice", 9, true, false),
+            ("y", 4, false, false),
+            ("x", 3, false, false),
+            ("celld-a-1", 1, true, true),
+            ("apart", 0, false, false),
+        ];
         assert_eq!(seen, expected);
+        let apart: Vec<_> = grouped.iter().filter(|one| one.apart).map(|one| &one.name).collect();
+        assert_eq!(apart, ["apart"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Begins the backups that are due. Every replica runs one: the operation's id is made of the slot, so that it is begun once.
 //!
 //! Slots are counted from 1970: with a backup every six hours, at 0, 6, 12 and 18 o'clock UTC. What was missed while nobody ran is not made up
-//! for; the present slot is. A backup that failed is begun again a while later, under the same name, so that what is whole of it counts.
+//! for; the present slot is, and again where the cell has got another version of its tables since: what is whole already counts. A backup that failed is begun again a while later, under the same name, so that what is whole of it counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::scheduled_backup;
 use crate::cells::error::CellsError;
 use crate::cells::operation::{Goal, Operation, OperationId, OperationState};
 use crate::cells::records::{CellRecords, CellTablesRecord, Started};
+use crate::cells::table_set::TableSetId;
 use crate::directory::Clock;
 use crate::domain::CellId;
 
@@ -70,7 +71,8 @@ impl Scheduler {
         let every = i64::from(schedule.every_hours.max(1)) * 3600;
         let slot = now.seconds().div_euclid(every) * every;
         for attempt in 0..MAX_ATTEMPTS {
-            let Some(operation_id) = operation_id(&record.cell, slot, attempt) else {
+            let Some(operation_id) = operation_id(&record.cell, slot, (id, *version), attempt)
+            else {
                 return Ok(());
             };
             match self.records.operation(&operation_id).await? {
@@ -102,9 +104,14 @@ impl Scheduler {
     }
 }
 
-/// Of a cell and a slot, hashed: a cell's name and a number are too long for an operation's.
-fn operation_id(cell: &CellId, slot: i64, attempt: u32) -> Option<OperationId> {
-    let hash = Sha256::digest(format!("{cell}/{slot}/{attempt}"));
+/// Of a cell, a slot and what tables the cell has, hashed: a cell's name and a number are too long for an operation's.
+fn operation_id(
+    cell: &CellId,
+    slot: i64,
+    (set, version): (&TableSetId, u64),
+    attempt: u32,
+) -> Option<OperationId> {
+    let hash = Sha256::digest(format!("{cell}/{slot}/{}/{version}/{attempt}", set.as_str()));
     let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     OperationId::new(format!("scheduled-{hash}")).ok()
 }

@@ -20,7 +20,7 @@ use crate::cells::{
 use crate::domain::CellId;
 use crate::store::StoreError;
 
-/// Most pages of one partition, of up to 1 MB each.
+/// Most pages of one partition, of up to 1 MB each. A larger one is not read at all.
 const MAX_PAGES: usize = 64;
 
 /// How long an operation that has ended is kept, and with it its request id.
@@ -218,10 +218,12 @@ impl DynamoDbStore {
             items.extend(page.items.unwrap_or_default());
             from = page.last_evaluated_key;
             if from.is_none() {
-                break;
+                return Ok(items);
             }
         }
-        Ok(items)
+        // Who takes a part for the whole does wrong, and nobody hears of it.
+        let detail = format!("{table}: the partition {pk} is larger than {MAX_PAGES} pages");
+        Err(StoreError::Unreadable { detail })
     }
 
     /// Does a transaction. Answers which item's condition did not hold; `None`: it was done.
