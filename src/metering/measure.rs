@@ -126,7 +126,7 @@ impl Measurer {
         let mut cells = cells.unwrap_or_default();
         let first = begin_at(turn, cells.len());
         cells.rotate_left(first);
-        let tables = self.loads.all_cell_tables().await?;
+        let tables = self.records.all_cell_tables().await?;
         let tables: HashMap<_, _> =
             tables.into_iter().filter_map(|record| Some((record.cell, record.tables?))).collect();
         let known = self.loads.loads().await?;

@@ -6,7 +6,7 @@ use cells_cost::Window;
 
 use super::*;
 use crate::cells::capacity::Metered;
-use crate::cells::{CellTablesRecord, MemoryRecords, fixtures};
+use crate::cells::{Goal, MemoryRecords, Operation, OperationId, Started, fixtures};
 use crate::config::Config;
 use crate::directory::{Mutation, NewCell};
 use crate::domain::{CellId, CellLoad, CellState, Endpoint, Labels, Region, Weight};
@@ -44,11 +44,6 @@ fn id() -> CellId {
 
 #[async_trait]
 impl LoadRecords for Surroundings {
-    async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError> {
-        let tables = Some((TableSetId::new("default").unwrap(), 1));
-        Ok(vec![CellTablesRecord { cell: id(), tables, operation: None }])
-    }
-
     async fn loads(&self) -> Result<Vec<LoadRecord>, StoreError> {
         match *self.unreadable.lock() {
             true => Err(StoreError::Unreachable),
@@ -148,6 +143,12 @@ impl Rig {
         let records = MemoryRecords::default();
         let set = fixtures::table_set(vec![fixtures::table("Orders")]);
         assert!(records.put_table_set(&set).await.unwrap());
+        let goal = Goal::Provision { set: set.id, version: set.version };
+        let op = OperationId::new("op").unwrap();
+        let mut provisioned = Operation::new(op, id(), goal, String::new(), Timestamp::now());
+        assert_eq!(records.start(&provisioned).await.unwrap(), Started::Started);
+        provisioned.end(Ok(()), Timestamp::now());
+        assert!(records.save(&provisioned, false).await.unwrap());
         let outbox = Outbox::new(telemetry.cell_metrics());
         let measurer = Measurer {
             directory,

@@ -3,7 +3,6 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::cells::CellTablesRecord;
 use crate::domain::{CellId, CellLoad, Timestamp};
 use crate::store::StoreError;
 
@@ -21,9 +20,6 @@ pub struct LoadRecord {
 
 #[async_trait]
 pub trait LoadRecords: Send + Sync + 'static {
-    /// Which tables each cell has, in the order of their ids.
-    async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError>;
-
     /// All that was measured, in the order of the cells' ids; that of cells which are gone, too, for a while.
     async fn loads(&self) -> Result<Vec<LoadRecord>, StoreError>;
 

@@ -18,12 +18,15 @@ pub enum Storage<'a> {
     Disk(&'a Path),
 }
 
-pub struct DynamoDbLocal {
+pub struct DynamoDbLocal(Engine);
+
+/// A server behind a [`SHELL`], on a port of its own.
+pub struct Engine {
     shell: Child,
     port: u16,
 }
 
-/// Longest wait for the engine to answer: a JVM on a busy machine.
+/// Longest wait for a server to answer: a JVM, or a Python that imports much, on a busy machine.
 const START: Duration = Duration::from_secs(90);
 
 /// Starts a server with the rest of its arguments, and stops it when standard input ends.
@@ -48,23 +51,38 @@ impl DynamoDbLocal {
 
     pub fn start(storage: Storage<'_>) -> Self {
         let lib = libraries();
+        let engine = Engine::start("DynamoDB Local", |port| command(&lib, storage, port));
+        Self(engine)
+    }
+
+    pub fn endpoint(&self) -> String {
+        self.0.endpoint()
+    }
+}
+
+impl Engine {
+    /// Starts what listens on the port that the command is made for.
+    pub fn start(name: &str, command: impl Fn(u16) -> Command) -> Self {
         // Somebody else may take the port between here and there; then the engine ends at once.
         for _ in 0..3 {
             let port = free_port();
-            let shell = spawn(&lib, storage, port);
-            let mut started = Self { shell, port };
-            if started.wait_until_it_answers() {
+            // The shell would tell that the engine was killed.
+            let shell = command(port).stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
+            let mut started = Self { shell: shell.expect("a shell"), port };
+            if started.wait_until_it_answers(name) {
                 return started;
             }
         }
-        panic!("DynamoDB Local did not start: is there a Java runtime of version 17 or later?");
+        panic!(
+            "{name} did not start: is what scripts/install-test-tools asks for there (Java 17, Python 3)?"
+        );
     }
 
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    fn wait_until_it_answers(&mut self) -> bool {
+    fn wait_until_it_answers(&mut self, name: &str) -> bool {
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
             if answers(self.port) {
@@ -75,11 +93,11 @@ impl DynamoDbLocal {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("DynamoDB Local did not answer within {START:?}");
+        panic!("{name} did not answer within {START:?}");
     }
 }
 
-impl Drop for DynamoDbLocal {
+impl Drop for Engine {
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();
@@ -97,7 +115,7 @@ fn libraries() -> PathBuf {
     lib
 }
 
-fn spawn(lib: &Path, storage: Storage<'_>, port: u16) -> Child {
+fn command(lib: &Path, storage: Storage<'_>, port: u16) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", SHELL, "sh", "java", "-Xmx512m", "-XX:+UseSerialGC"]);
     command.arg(format!("-Djava.library.path={}", lib.display()));
@@ -114,9 +132,8 @@ fn spawn(lib: &Path, storage: Storage<'_>, port: u16) -> Child {
         Storage::Disk(path) => command.arg("-dbPath").arg(path),
     };
     command.args(["-sharedDb", "-disableTelemetry", "-port"]);
-    // The shell would tell that the engine was killed.
-    command.arg(port.to_string()).stdin(Stdio::piped()).stderr(Stdio::null());
-    command.spawn().expect("a shell")
+    command.arg(port.to_string());
+    command
 }
 
 fn free_port() -> u16 {
@@ -124,7 +141,7 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-pub fn answers(port: u16) -> bool {
+fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<[u8; 5]> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, ConditionCheck, Delete, Put, ReturnValue, TransactWriteItem, Update,
@@ -153,17 +155,7 @@ impl CellData {
                     .set_expression_attribute_names(names)
                     .set_expression_attribute_values(values)
                     .return_values(ReturnValue::AllOld);
-                match put.send().await {
-                    Ok(done) => Ok(done.attributes),
-                    Err(error)
-                        if error
-                            .as_service_error()
-                            .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-                    {
-                        Err(DataError::ConditionFailed { write: 0 })
-                    }
-                    Err(error) => Err(refused(from_sdk(&error))),
-                }
+                put.send().await.map(|done| done.attributes).map_err(unwritten)
             }
             Action::Update(key, update) => {
                 let update = client
@@ -175,17 +167,7 @@ impl CellData {
                     .set_expression_attribute_names(names)
                     .set_expression_attribute_values(values)
                     .return_values(ReturnValue::AllNew);
-                match update.send().await {
-                    Ok(done) => Ok(done.attributes),
-                    Err(error)
-                        if error
-                            .as_service_error()
-                            .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-                    {
-                        Err(DataError::ConditionFailed { write: 0 })
-                    }
-                    Err(error) => Err(refused(from_sdk(&error))),
-                }
+                update.send().await.map(|done| done.attributes).map_err(unwritten)
             }
             Action::Delete(key) => {
                 let delete = client
@@ -196,17 +178,7 @@ impl CellData {
                     .set_expression_attribute_names(names)
                     .set_expression_attribute_values(values)
                     .return_values(ReturnValue::AllOld);
-                match delete.send().await {
-                    Ok(done) => Ok(done.attributes),
-                    Err(error)
-                        if error
-                            .as_service_error()
-                            .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-                    {
-                        Err(DataError::ConditionFailed { write: 0 })
-                    }
-                    Err(error) => Err(refused(from_sdk(&error))),
-                }
+                delete.send().await.map(|done| done.attributes).map_err(unwritten)
             }
             // Goes with others, in a transaction.
             Action::Check(_) => {
@@ -228,6 +200,18 @@ async fn within<T>(
         // Polled once more after the lease ended, an answer may still be seen.
         Ok(Ok(_)) if Instant::now() >= lease => Err(unknown()),
         Ok(answer) => answer,
+    }
+}
+
+/// Why the only write of a call was not done, or whether that is not known.
+fn unwritten<E>(error: SdkError<E, HttpResponse>) -> DataError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
+    match code {
+        Some("ConditionalCheckFailedException") => DataError::ConditionFailed { write: 0 },
+        _ => refused(from_sdk(&error)),
     }
 }
 

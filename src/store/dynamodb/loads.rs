@@ -7,12 +7,10 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use super::DynamoDbStore;
 use super::attributes::{Reader, json, number, seconds_rounded_up};
 use super::call::Call;
-use super::cells::read_cell_tables;
 use super::error::from_sdk;
 use super::records::key;
-use super::schema::control::{MEASURED_AT, PK, RECORD, SK, TURN};
-use super::schema::{CELL_TABLES_PK, ControlKey, LOADS_PK, TTL};
-use crate::cells::CellTablesRecord;
+use super::schema::control::{MEASURED_AT, PK, RECORD, TURN};
+use super::schema::{ControlKey, LOADS_PK, TTL};
 use crate::domain::Timestamp;
 use crate::metering::{LoadRecord, LoadRecords};
 use crate::store::StoreError;
@@ -22,20 +20,6 @@ const KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 #[async_trait]
 impl LoadRecords for DynamoDbStore {
-    async fn all_cell_tables(&self) -> Result<Vec<CellTablesRecord>, StoreError> {
-        let table = self.names.control();
-        let items = self.control_partition(CELL_TABLES_PK).await?;
-        let read = items.iter().map(|item| {
-            let reader = Reader { table, item };
-            let key = reader.parsed(SK, |sk| ControlKey::parse(CELL_TABLES_PK, sk))?;
-            match key {
-                ControlKey::CellTables(cell) => read_cell_tables(table, &cell, item).map(Some),
-                _ => Ok(None),
-            }
-        });
-        read.filter_map(Result::transpose).collect()
-    }
-
     async fn loads(&self) -> Result<Vec<LoadRecord>, StoreError> {
         let table = self.names.control();
         let items = self.control_partition(LOADS_PK).await?;
