@@ -17,6 +17,7 @@ pub mod domain;
 pub mod embedded;
 pub mod grpc;
 pub mod metering;
+pub mod migration;
 pub mod mutants;
 pub mod store;
 pub mod tasks;

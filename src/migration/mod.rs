@@ -1,0 +1,10 @@
+//! Moves of tenants between cells: what is asked, what is durable, who works on it, and what is found out.
+//!
+//! [`cells_migration`] decides; [`driver`](self) performs. [`model`] is the durable form.
+
+pub mod model;
+
+pub use model::{
+    Ask, Estimate, Findings, Migration, MigrationId, Mismatch, MismatchKind, Progress, Spec,
+    TargetCell, Verification,
+};

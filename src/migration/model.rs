@@ -1,0 +1,211 @@
+//! A migration as it is kept: what was asked, how far it is, and what was found.
+//!
+//! Kept as JSON beside the protocol's own attributes, so these types are also its storage form: fields are added with a default, and
+//! never renamed.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use cells_migration::Record;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{CellId, Invalid, PartitionKey, Timestamp};
+
+/// A migration's name: 32 lower-case hexadecimal digits, the same in the API, in guards and in logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MigrationId(pub u128);
+
+impl MigrationId {
+    /// # Errors
+    /// With the reason `INVALID_MIGRATION_ID`.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        cells_guard::guard::parse_migration(text).map(|id| Self(id.0)).ok_or_else(|| {
+            let problem = "is not 32 of [0-9a-f]; send it as it was answered";
+            Invalid::new("INVALID_MIGRATION_ID", problem)
+        })
+    }
+}
+
+impl std::fmt::Display for MigrationId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl From<MigrationId> for cells_migration::MigrationId {
+    fn from(id: MigrationId) -> Self {
+        Self(id.0)
+    }
+}
+
+impl From<cells_migration::MigrationId> for MigrationId {
+    fn from(id: cells_migration::MigrationId) -> Self {
+        Self(id.0)
+    }
+}
+
+/// How sure a commit has to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Verification {
+    /// All is compared before the fence, and under it what was written since. The pause does not grow with the tenant.
+    #[default]
+    LogDrain,
+    /// Under the fence, all is compared once more. The pause grows with the tenant.
+    Strict,
+}
+
+/// Where a tenant is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetCell {
+    Cell(CellId),
+    /// The best by the assignment policy, but for the one that it is in.
+    Choose,
+}
+
+/// What is asked for. What is `None` is as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    pub tenant: PartitionKey,
+    pub target: TargetCell,
+    pub verification: Verification,
+    pub soak: Option<Duration>,
+    pub pause_budget: Option<Duration>,
+    /// Write capacity units a second at most.
+    pub rate_limit: Option<NonZeroU32>,
+}
+
+/// What was asked for, and what it was taken to mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    pub tenant: PartitionKey,
+    pub source: CellId,
+    pub target: CellId,
+    pub verification: Verification,
+    /// How long there is a way back after the commit.
+    pub soak: Duration,
+    /// Longest time in which no write passes; after that, writers go on and it is tried again.
+    pub pause_budget: Duration,
+    /// Write capacity units a second at most; `None`: no limit.
+    pub rate_limit: Option<NonZeroU32>,
+    /// Items of each guard while it runs.
+    pub guard_shards: u8,
+}
+
+/// How far a migration is. Counts are of what was done, some of it perhaps twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// Of the tenant at the source, as counted by preflight.
+    pub items_estimated: u64,
+    pub bytes_estimated: u64,
+    pub items_copied: u64,
+    pub bytes_copied: u64,
+    /// Log records that were applied.
+    pub log_applied: u64,
+    /// Log records that the last look found; `None`: not looked at yet.
+    pub log_backlog: Option<u64>,
+    pub items_compared: u64,
+    /// Items removed where the tenant does not live any more.
+    pub items_purged: u64,
+    /// How long no write passed, the last time and in all.
+    pub last_pause: Option<Duration>,
+    pub total_pause: Duration,
+    /// How often writers were fenced.
+    pub fences: u32,
+    /// Write capacity that the copy consumed, in units, rounded up.
+    pub write_units: u64,
+    /// When the present phase began, as the worker's clock said.
+    pub phase_since: Option<Timestamp>,
+}
+
+/// What a comparison of both cells found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Findings {
+    /// Items compared in each cell, expired ones left out.
+    pub source_items: u64,
+    pub target_items: u64,
+    /// Digests of each cell's items, in hexadecimal; the same for the same items in any order.
+    pub source_digest: String,
+    pub target_digest: String,
+    /// Items that differed still after the log had been drained: each is a finding.
+    pub mismatches: u64,
+    /// How many of them were written again as they are at the source.
+    pub repaired: u64,
+    /// The first of them.
+    pub examples: Vec<Mismatch>,
+    /// When it ended; `None`: it is under way.
+    pub ended: Option<Timestamp>,
+}
+
+/// An item that was not the same in both cells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mismatch {
+    /// As the table set names it.
+    pub table: String,
+    /// A hash of the key, in hexadecimal: keys may be personal data.
+    pub key_hash: String,
+    pub kind: MismatchKind,
+    pub repaired: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum MismatchKind {
+    /// At the source alone.
+    Missing,
+    /// At the target alone.
+    Extra,
+    /// In both, and not the same.
+    Different,
+}
+
+/// What a move will take, as far as can be told before it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    pub spec: Spec,
+    /// The tenant's items at the source, counted.
+    pub items: u64,
+    pub bytes: u64,
+    /// Capacity units that the move consumes: of reads at the source and writes at the target, verification and clean-up included.
+    pub read_units: u64,
+    pub write_units: u64,
+    /// At the target's on-demand prices, in millionths of a US dollar; `None`: no price is known for its Region.
+    pub cost_micros: Option<u64>,
+    /// Without the soak.
+    pub duration: Duration,
+}
+
+/// One migration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Migration {
+    /// What the protocol keeps.
+    pub record: Record,
+    pub spec: Spec,
+    pub progress: Progress,
+    /// Of the last comparison.
+    pub findings: Option<Findings>,
+    /// An operator asked for a pause.
+    pub paused: bool,
+    /// Why nobody works on it until it is retried.
+    pub parked: Option<String>,
+    /// What went wrong last, and is tried again.
+    pub trouble: Option<String>,
+    pub created: Timestamp,
+    pub updated: Timestamp,
+    /// Digest of the request that began it; empty where it had no id.
+    pub digest: String,
+    /// The W3C trace context of the call that began it.
+    pub caller: Option<String>,
+    /// The drain or rebalance that it is part of.
+    pub bulk: Option<String>,
+    /// Changed by its worker as long as that is alive.
+    pub beat: u64,
+}
+
+impl Migration {
+    pub fn id(&self) -> MigrationId {
+        self.record.id.into()
+    }
+}
