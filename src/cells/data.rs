@@ -122,10 +122,10 @@ impl CellData {
     pub fn new(
         directory: Directory,
         records: Arc<dyn CellRecords>,
-        regions: Regions,
+        regions: Arc<Regions>,
         prefix: String,
     ) -> Self {
-        let (regions, known) = (Arc::new(regions), Arc::default());
+        let known = Arc::default();
         Self { directory, records, regions, prefix, known, rpc: None }
     }
 

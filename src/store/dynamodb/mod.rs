@@ -16,9 +16,11 @@ pub mod entry;
 mod error;
 #[cfg(test)]
 mod faults;
+mod guards;
 mod journal;
 mod loads;
 mod mapping;
+mod migrations;
 mod placements;
 mod records;
 pub mod schema;
