@@ -153,8 +153,6 @@ pub struct Migration {
     pub progress: Progress,
     /// Of the last comparison.
     pub findings: Option<Findings>,
-    /// An operator asked for a pause.
-    pub paused: bool,
     /// Why nobody works on it until it is retried.
     pub parked: Option<String>,
     /// What went wrong last, and is tried again.

@@ -328,7 +328,7 @@ impl MigrationRecords for MemoryStore {
         kept.updated = now;
         match order {
             Order::Wish(wish) => kept.record.wish = Some(wish),
-            Order::Pause(paused) => kept.paused = paused,
+            Order::Pause(paused) => kept.record.paused = paused,
             Order::Unpark => kept.parked = None,
         }
         Ok(true)
@@ -462,8 +462,8 @@ impl State {
             Write::Guard(guard) => self.change_guard(guard),
             Write::PutMigration { record, .. } => {
                 if let Some(kept) = self.migrations.get_mut(&record.id.into()) {
-                    let wish = kept.record.wish;
-                    kept.record = Record { wish, ..record };
+                    let Record { wish, paused, .. } = kept.record;
+                    kept.record = Record { wish, paused, ..record };
                 }
             }
             Write::EndMigration { tenant, .. } => {

@@ -296,7 +296,7 @@ fn migration_item(migration: &Migration) -> Result<Item, StoreError> {
     let mut set = |name: &str, value: AttributeValue| item.insert(name.to_owned(), value);
     set(SPEC, json(&migration.spec)?);
     set(PROGRESS, json(&migration.progress)?);
-    set(PAUSED, AttributeValue::Bool(migration.paused));
+    set(PAUSED, AttributeValue::Bool(migration.record.paused));
     set(CREATED_AT, text(migration.created.to_string()));
     set(LAST_UPDATED, text(migration.updated.to_string()));
     set(DIGEST, text(&migration.digest));
@@ -340,6 +340,7 @@ fn read_migration(table: &str, id: MigrationId, item: &Item) -> Result<Migration
             epoch: reader.number(EPOCH)?,
             cursor: Reached(cursor.as_ref().to_vec()),
             wish: reader.optional_parsed(WISH, |name| parse(&WISHES, wish_name, name))?,
+            paused: item.get(PAUSED) == Some(&AttributeValue::Bool(true)),
         },
         spec: reader.json(SPEC)?,
         progress: reader.json(PROGRESS)?,
@@ -347,7 +348,6 @@ fn read_migration(table: &str, id: MigrationId, item: &Item) -> Result<Migration
             true => Some(reader.json(FINDINGS)?),
             false => None,
         },
-        paused: item.get(PAUSED) == Some(&AttributeValue::Bool(true)),
         parked: owned(PARKED)?,
         trouble: owned(TROUBLE)?,
         created: reader.parsed(CREATED_AT, Timestamp::parse)?,
