@@ -13,7 +13,8 @@ use crate::findings::MismatchKind;
 use crate::lane::{BadAnswer, Lane, View};
 use crate::{Item, Page, Place, Side, key};
 
-/// A key at which the sides differed when they were read. A write that was under way may be why.
+/// A key at which the sides differed when they were read. A write that was under way may be why; a key that is being written may be told
+/// twice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Suspect {
     pub at: Touched,

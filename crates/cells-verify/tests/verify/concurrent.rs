@@ -34,7 +34,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn no_difference_that_rests_is_missed_and_no_rest_is_suspected(
+    fn what_nobody_writes_is_told_exactly_and_the_rest_is_settled_by_a_recheck(
         source in btree_map(0_i64..50, 0_u8..2, 0..40),
         target in btree_map(0_i64..50, 0_u8..2, 0..40),
         hot in btree_set(0_i64..50, 1..20),
@@ -77,9 +77,10 @@ proptest! {
         };
         let suspects: BTreeMap<_, _> =
             all.suspects.iter().map(|one| (place(&one.at).1, one.kind)).collect();
-        prop_assert_eq!(suspects.len(), all.suspects.len(), "each key once");
         for key in (0..50).filter(|key| !hot.contains(key)).map(Key::Number) {
             prop_assert_eq!(suspects.get(&key), persisting.get(&key), "{:?}", key);
+            let times = all.suspects.iter().filter(|one| place(&one.at).1 == key).count();
+            prop_assert!(times <= 1, "{:?}", key);
         }
         let rechecked = block_on(verifier.recheck(&touched, NOW)).unwrap();
         let found: BTreeMap<_, _> =
