@@ -8,6 +8,7 @@ mod export;
 pub mod json;
 mod merge;
 mod query;
+mod size;
 mod write;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use crate::telemetry::rpc::RpcTrace;
 
 pub use export::{Export, ExportPosition, Exported};
 pub use query::{CellFailure, Found, Position, Query};
+pub use size::item_bytes;
 pub use write::{Action, Expression, Write, Written};
 
 /// An item, or its key.

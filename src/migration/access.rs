@@ -71,12 +71,7 @@ impl CellAccess {
     pub fn of(cell: &Cell, regions: &Regions) -> Option<Self> {
         let tables = cell.tables.clone().filter(|tables| tables.together)?;
         let guards = tables.guard_table()?;
-        Some(Self {
-            cell: cell.id.clone(),
-            tables,
-            guards,
-            client: regions.dynamodb(&cell.region),
-        })
+        Some(Self { cell: cell.id.clone(), tables, guards, client: regions.dynamodb(&cell.region) })
     }
 
     /// A page of a partition, read consistently, of at most `limit` items and 1 MB.

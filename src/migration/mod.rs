@@ -2,12 +2,14 @@
 //!
 //! [`cells_migration`] decides; [`driver`](self) performs. [`model`] is the durable form.
 
+mod access;
+mod copier;
+pub mod driver;
 pub mod guards;
 pub mod model;
 pub mod records;
+mod steps;
+mod verify;
 
-pub use model::{
-    Ask, Estimate, Findings, Migration, Mismatch, MismatchKind, Progress, Spec, TargetCell,
-    Verification,
-};
+pub use model::{Ask, Estimate, Findings, Migration, Progress, Spec, TargetCell, Verification};
 pub use records::{Begun, MigrationRecords, Order, Told};

@@ -87,46 +87,7 @@ pub struct Progress {
 }
 
 /// What a comparison of both cells found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Findings {
-    /// Items compared in each cell, expired ones left out.
-    pub source_items: u64,
-    pub target_items: u64,
-    /// Digests of each cell's items, in hexadecimal; the same for the same items in any order.
-    pub source_digest: String,
-    pub target_digest: String,
-    /// Items that differed still after the log had been drained: each is a finding.
-    pub mismatches: u64,
-    /// How many of them were written again as they are at the source.
-    pub repaired: u64,
-    /// The first of them.
-    pub examples: Vec<Mismatch>,
-    /// When it ended; `None`: it is under way.
-    pub ended: Option<Timestamp>,
-}
-
-/// An item that was not the same in both cells.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mismatch {
-    /// As the table set names it.
-    pub table: String,
-    /// A hash of the key, in hexadecimal: keys may be personal data.
-    pub key_hash: String,
-    pub kind: MismatchKind,
-    pub repaired: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum MismatchKind {
-    /// At the source alone.
-    Missing,
-    /// At the target alone.
-    Extra,
-    /// In both, and not the same.
-    Different,
-}
+pub type Findings = cells_verify::Findings<Timestamp>;
 
 /// What a move will take, as far as can be told before it.
 #[derive(Debug, Clone, PartialEq)]

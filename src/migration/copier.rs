@@ -1,0 +1,351 @@
+//! Copies a tenant's items, applies its log, and removes what is left behind: a page at a time, each of which may be repeated.
+//!
+//! A page is written in transactions side by side, each of which checks another item of the guard: checks of one item would conflict.
+
+use std::collections::HashSet;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use cells_guard::{CellTable, Item, LogRecord, Touched};
+use cells_migration::{Cursor, GuardCheck, Side};
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::access::{Applied, CellAccess, Change, MAX_BYTES, MAX_CHANGES};
+use super::model::Spec;
+use super::steps::Cells;
+use crate::cells::data::{CELL_ID, item_bytes};
+use crate::store::StoreError;
+
+/// Transactions of a page that are under way at the same time.
+const SIDE_BY_SIDE: usize = 4;
+
+/// Most items of a page, and most records of one shard of a log that one look takes up.
+const PAGE_ITEMS: i32 = (SIDE_BY_SIDE * MAX_CHANGES) as i32;
+const LOG_RECORDS: i32 = 100;
+
+/// What was done of a page.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Done {
+    pub items: u64,
+    pub bytes: u64,
+    /// Write capacity, in units.
+    pub units: f64,
+    /// Where to go on; `None`: that was all.
+    pub next: Option<Cursor>,
+}
+
+/// What one look at a log found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Drained {
+    /// Records, of which there may be more.
+    pub records: u64,
+    pub units: f64,
+    /// The keys that they named, each once.
+    pub touched: Vec<Touched>,
+}
+
+/// Moves items of one tenant between its cells.
+pub struct Copier<'a> {
+    pub spec: &'a Spec,
+    pub cells: &'a Cells,
+    pub migration: cells_migration::MigrationId,
+}
+
+/// A place among a tenant's partitions, as a cursor's bytes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Place {
+    /// Position of the table, and of the partition by its templates.
+    table: usize,
+    partition: usize,
+    /// The key to go on after: of its sort key, the type and the text.
+    after: Option<(String, String)>,
+}
+
+impl Copier<'_> {
+    /// Copies a page of items from one cell to the other. `None`: the guard does not let it.
+    pub async fn copy(
+        &self,
+        from: Side,
+        fence: &GuardCheck,
+        cursor: &Cursor,
+    ) -> Result<Option<Done>, StoreError> {
+        let (cell, to) = (self.cells.of(from), self.cells.of(from.other()));
+        let (table, items, next) = self.read(cell, cursor, false).await?;
+        let mut done = Done { next, ..Done::default() };
+        let Some(table) = table else { return Ok(Some(done)) };
+        let puts = items.into_iter().map(|item| {
+            done.items += 1;
+            done.bytes += item_bytes(&item);
+            Change::Put { table: table.name.clone(), item: stamped(item, to) }
+        });
+        let puts = puts.collect();
+        let units = self.apply(to, fence, puts).await?;
+        Ok(units.map(|units| Done { units, ..done }))
+    }
+
+    /// Deletes a page of the tenant's items in a cell. `None`: the guard does not let it.
+    pub async fn purge(
+        &self,
+        from: Side,
+        fence: &GuardCheck,
+        cursor: &Cursor,
+    ) -> Result<Option<Done>, StoreError> {
+        let cell = self.cells.of(from);
+        let (table, keys, next) = self.read(cell, cursor, true).await?;
+        let Some(table) = table else { return Ok(Some(Done { next, ..Done::default() })) };
+        let items = keys.len() as u64;
+        let deletes = keys.into_iter().map(|key| {
+            let table = table.name.clone();
+            Change::Delete(Touched { table, key })
+        });
+        let units = self.apply(cell, fence, deletes.collect()).await?;
+        Ok(units.map(|units| Done { items, units, next, ..Done::default() }))
+    }
+
+    /// Applies some of the log: what its records name is written in the other cell as it is in this one now. `None`: the guard does not
+    /// let it.
+    pub async fn drain(
+        &self,
+        from: Side,
+        fence: &GuardCheck,
+    ) -> Result<Option<Drained>, StoreError> {
+        let (cell, to) = (self.cells.of(from), self.cells.of(from.other()));
+        let logs = self.log(cell).await?;
+        let records: u64 = logs.iter().map(|(_, records)| records.len() as u64).sum();
+        let touched = self.touched(&logs);
+        // Read after the records were, so that what they tell of is seen.
+        let Some(units) = self.carry(cell, to, fence, &touched).await? else { return Ok(None) };
+        self.remove(cell, logs).await?;
+        Ok(Some(Drained { records, units, touched }))
+    }
+
+    /// Writes items in the other cell as they are in this one now. `false`: the guard does not let it.
+    pub async fn rewrite(
+        &self,
+        from: Side,
+        fence: &GuardCheck,
+        keys: &[Touched],
+    ) -> Result<bool, StoreError> {
+        let (cell, to) = (self.cells.of(from), self.cells.of(from.other()));
+        Ok(self.carry(cell, to, fence, keys).await?.is_some())
+    }
+
+    async fn carry(
+        &self,
+        cell: &CellAccess,
+        to: &CellAccess,
+        fence: &GuardCheck,
+        keys: &[Touched],
+    ) -> Result<Option<f64>, StoreError> {
+        let items = cell.get(keys).await?;
+        let changes = keys.iter().zip(items).map(|(at, item)| match item {
+            Some(item) => Change::Put { table: at.table.clone(), item: stamped(item, to) },
+            None => Change::Delete(at.clone()),
+        });
+        self.apply(to, fence, changes.collect()).await
+    }
+
+    /// Removes some of the log in a cell, to which nothing is added any more, and tells how many records.
+    pub async fn drop_log(&self, from: Side) -> Result<u64, StoreError> {
+        let cell = self.cells.of(from);
+        let logs = self.log(cell).await?;
+        let records = logs.iter().map(|(_, records)| records.len() as u64).sum();
+        self.remove(cell, logs).await?;
+        Ok(records)
+    }
+
+    async fn log(&self, cell: &CellAccess) -> Result<Vec<(u8, Vec<LogRecord>)>, StoreError> {
+        let shards = (0..self.spec.guard_shards).map(|shard| async move {
+            cell.log(self.migration, shard, LOG_RECORDS).await.map(|records| (shard, records))
+        });
+        stream::iter(shards).buffered(SIDE_BY_SIDE).try_collect().await
+    }
+
+    async fn remove(
+        &self,
+        cell: &CellAccess,
+        logs: Vec<(u8, Vec<LogRecord>)>,
+    ) -> Result<(), StoreError> {
+        let removals = logs.into_iter().map(|(shard, records)| async move {
+            cell.remove_log(self.migration, shard, &records).await
+        });
+        stream::iter(removals).buffer_unordered(SIDE_BY_SIDE).try_collect().await
+    }
+
+    /// The tenant's keys among those that records name, each once. Others are none of this migration's: a record is written by an
+    /// application.
+    fn touched(&self, logs: &[(u8, Vec<LogRecord>)]) -> Vec<Touched> {
+        let mut seen = HashSet::new();
+        let named = logs.iter().flat_map(|(_, records)| records).flat_map(|r| &r.touched);
+        let ours = named.filter(|at| {
+            let ours = self.is_ours(at);
+            if !ours {
+                tracing::warn!(migration = %crate::domain::MigrationId::from(self.migration), "a log record names a key that is none of the tenant's");
+            }
+            // Maps have no order; a key has two attributes at most.
+            let mut key: Vec<_> = at.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
+            key.sort();
+            ours && seen.insert((at.table.clone(), key))
+        });
+        ours.cloned().collect()
+    }
+
+    fn is_ours(&self, at: &Touched) -> bool {
+        let Some(table) = self.cells.source.tables.table(&at.table) else { return false };
+        match at.key.get(&table.partition_key) {
+            Some(AttributeValue::S(partition)) => {
+                table.partitions(self.spec.tenant.as_str()).any(|ours| ours == *partition)
+            }
+            _ => false,
+        }
+    }
+
+    /// A page of a cell's items: their table, and where it goes on.
+    async fn read(
+        &self,
+        cell: &CellAccess,
+        cursor: &Cursor,
+        keys_only: bool,
+    ) -> Result<(Option<CellTable>, Vec<Item>, Option<Cursor>), StoreError> {
+        // The tables of either cell are the same, but for the names that DynamoDB has for them.
+        let place = Place::read(cursor)?;
+        let Some(table) = cell.tables.tables.get(place.table) else {
+            return Ok((None, Vec::new(), None));
+        };
+        let partitions: Vec<_> = table.partitions(self.spec.tenant.as_str()).collect();
+        let Some(partition) = partitions.get(place.partition) else {
+            let next = Place { table: place.table + 1, ..Place::default() };
+            return Ok((None, Vec::new(), Some(next.cursor()?)));
+        };
+        let after =
+            place.after.as_ref().map(|after| key_of(table, partition, after)).transpose()?;
+        let (items, next) = cell.page(table, partition, after, PAGE_ITEMS, keys_only).await?;
+        let last = next.and_then(|key| sort_of(table, &key));
+        let more = match last {
+            Some(after) => Place { after: Some(after), ..place },
+            None if place.partition + 1 < partitions.len() => {
+                Place { partition: place.partition + 1, after: None, ..place }
+            }
+            None => Place { table: place.table + 1, ..Place::default() },
+        };
+        let next = match more.table < cell.tables.tables.len() {
+            true => Some(more.cursor()?),
+            false => None,
+        };
+        Ok((Some(table.clone()), items, next))
+    }
+
+    /// Writes changes in as few transactions as there can be, and answers what they consumed. `None`: the guard lets none of them, or
+    /// none of those that came last.
+    async fn apply(
+        &self,
+        cell: &CellAccess,
+        fence: &GuardCheck,
+        changes: Vec<Change>,
+    ) -> Result<Option<f64>, StoreError> {
+        let shards = self.spec.guard_shards.max(1);
+        let batches = batches(changes).into_iter().enumerate().map(|(number, batch)| {
+            let shard = u8::try_from(number % usize::from(shards)).unwrap_or(0);
+            cell.apply(&self.spec.tenant, fence, shard, batch)
+        });
+        // All of them are waited for, even where one fails: nothing of a page is under way once it is answered for.
+        let results: Vec<_> = stream::iter(batches).buffer_unordered(SIDE_BY_SIDE).collect().await;
+        let mut units = 0.0;
+        let (mut fenced, mut failed) = (false, None);
+        for result in results {
+            match result {
+                Ok(Applied::Done { units: of }) => units += of,
+                Ok(Applied::Fenced) => fenced = true,
+                // One whose outcome is open counts for more than one that was not done.
+                Err(error) if error.ambiguous() || failed.is_none() => failed = Some(error),
+                Err(_) => {}
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok((!fenced).then_some(units)),
+        }
+    }
+}
+
+/// Changes in groups that one transaction takes.
+fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let mut batches: Vec<Vec<Change>> = Vec::new();
+    let mut bytes = 0;
+    for change in changes {
+        let size = match &change {
+            Change::Put { item, .. } => item_bytes(item),
+            Change::Delete(at) => item_bytes(&at.key),
+        };
+        bytes += size;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < MAX_CHANGES && bytes <= MAX_BYTES => batch.push(change),
+            _ => {
+                batches.push(vec![change]);
+                bytes = size;
+            }
+        }
+    }
+    batches
+}
+
+/// The item as it is in another cell: those that say which cell they are in say it rightly there.
+fn stamped(mut item: Item, cell: &CellAccess) -> Item {
+    if let Some(stamp) = item.get_mut(CELL_ID) {
+        *stamp = AttributeValue::S(cell.cell.as_str().to_owned());
+    }
+    item
+}
+
+/// The key of a partition's item by its sort key's type and text.
+fn key_of(
+    table: &CellTable,
+    partition: &str,
+    (of, text): &(String, String),
+) -> Result<Item, StoreError> {
+    let unreadable = || StoreError::Unreadable { detail: "a migration's cursor".into() };
+    let Some((sort, _)) = &table.sort_key else { return Err(unreadable()) };
+    let value = match of.as_str() {
+        "S" => AttributeValue::S(text.clone()),
+        "N" => AttributeValue::N(text.clone()),
+        "B" => {
+            let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text);
+            AttributeValue::B(aws_sdk_dynamodb::primitives::Blob::new(
+                bytes.map_err(|_| unreadable())?,
+            ))
+        }
+        _ => return Err(unreadable()),
+    };
+    let partition = AttributeValue::S(partition.to_owned());
+    Ok([(table.partition_key.clone(), partition), (sort.clone(), value)].into())
+}
+
+/// The type and the text of a key's sort key. `None`: the table has none, so a partition has one item.
+fn sort_of(table: &CellTable, key: &Item) -> Option<(String, String)> {
+    let (sort, _) = table.sort_key.as_ref()?;
+    match key.get(sort)? {
+        AttributeValue::S(text) => Some(("S".into(), text.clone())),
+        AttributeValue::N(text) => Some(("N".into(), text.clone())),
+        AttributeValue::B(bytes) => {
+            let text =
+                base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes.as_ref());
+            Some(("B".into(), text))
+        }
+        _ => None,
+    }
+}
+
+impl Place {
+    fn read(cursor: &Cursor) -> Result<Self, StoreError> {
+        if cursor.0.is_empty() {
+            return Ok(Self::default());
+        }
+        let unreadable = |_| StoreError::Unreadable { detail: "a migration's cursor".into() };
+        serde_json::from_slice(&cursor.0).map_err(unreadable)
+    }
+
+    fn cursor(&self) -> Result<Cursor, StoreError> {
+        let rejected = |_| StoreError::Rejected { detail: "a cursor cannot be written".into() };
+        serde_json::to_vec(self).map(Cursor).map_err(rejected)
+    }
+}
