@@ -20,7 +20,7 @@ use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::{self, Clock, Directory, Ingredients, Randomness};
 use crate::domain::Invalid;
 use crate::embedded::{Embedded, EmbeddedError};
-use crate::grpc::{BoundServer, Items, ServeError};
+use crate::grpc::{BoundServer, Items, ServeError, Services};
 use crate::metering::Consumption;
 use crate::store::dynamodb::{self, DynamoDbStore, StoreSettings, TableNames, tables};
 use crate::store::{Store, StoreError};
@@ -206,7 +206,8 @@ impl Served {
         let events = items.events.clone();
         let stop = CancellationToken::new();
         let settings = server_settings(config, telemetry)?;
-        let serving = server.serve(directory.clone(), cells, Some(items), settings, stop.clone());
+        let services = Services { items: Some(items), migrations: None };
+        let serving = server.serve(directory.clone(), cells, services, settings, stop.clone());
         let guarding = async {
             let ended = tokio::select! {
                 signal = signalled() => signal,

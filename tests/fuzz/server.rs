@@ -12,7 +12,7 @@ use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
 use cell_directory::domain::{
     Cell, CellId, CellState, Endpoint, Labels, PartitionKey, Placement, Region, Sequence, Weight,
 };
-use cell_directory::grpc::BoundServer;
+use cell_directory::grpc::{BoundServer, Services};
 use cell_directory::store::memory::MemoryStore;
 use cell_directory::store::{Journal, Placements, Store};
 use cell_directory::tasks::Tasks;
@@ -64,7 +64,8 @@ impl Server {
         let (address, stop) = (server.address(), CancellationToken::new());
         let settings = app::server_settings(&config, &telemetry).unwrap();
         let cells = Registrar::without_cloud(directory.clone());
-        let serving = server.serve(directory.clone(), cells, None, settings, stop.clone());
+        let serving =
+            server.serve(directory.clone(), cells, Services::default(), settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         directory.ready(&stop).await;
         let panics_before = PANICS.load(Ordering::SeqCst);
