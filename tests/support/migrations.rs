@@ -12,7 +12,7 @@ use cell_directory::migration::{
     MigrationError, MigrationId, Progress, Spec, TargetCell, TenantVerification,
 };
 use cell_directory::store::{Cursor, Page, StoreError};
-use cells_migration::{Record, Wish};
+use cells_migration::{Phase, Record, Wish};
 use parking_lot::Mutex;
 
 /// Where every tenant lives.
@@ -63,6 +63,16 @@ pub fn migration(number: u128) -> Migration {
         bulk: None,
         beat: 0,
     }
+}
+
+/// Each phase has a number of its own, 0 to 11.
+pub fn numbered_phase(number: u128) -> Phase {
+    use Phase::*;
+    let phases = [
+        Planned, Logging, Copying, CatchingUp, Verifying, Fenced, Committed, Soaking, Cleaning,
+        Done, Aborting, Aborted,
+    ];
+    phases[number as usize % phases.len()]
 }
 
 impl FakeMigrations {

@@ -11,16 +11,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::message;
-use crate::directory::Clock;
+use crate::directory::{Clock, Error};
 use crate::grpc::status::{Fault, Reason, refine};
 use crate::migration::{Migration, MigrationApi, MigrationError, MigrationId};
 use crate::proto::v1;
 
 /// How often a migration is looked at, and so the shortest time between two messages.
-const INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Looks in a row that the store may not answer, before the stream ends with the reason.
-const MAX_MISSES: u32 = 20;
+pub(super) const MAX_MISSES: u32 = 20;
 
 /// Streams of a replica at the same time: each costs two small reads a second.
 pub(super) const MAX_WATCHES: usize = 100;
@@ -86,9 +86,9 @@ impl Watching {
                 Ok(now) if differs(&last, &now) => return Ok(now),
                 Ok(_) => misses = 0,
                 // What is not answered now may be soon.
-                Err(MigrationError::Store(error)) if misses < MAX_MISSES => {
+                Err(error) if misses < MAX_MISSES && passing(&error) => {
                     misses += 1;
-                    tracing::debug!(?error, "a watched migration could not be read");
+                    tracing::debug!(%error, "a watched migration could not be read");
                 }
                 Err(error) => return Err(Fault::from(error).into()),
             }
@@ -122,6 +122,15 @@ impl Watching {
 fn differs(last: &Migration, now: &Migration) -> bool {
     let alike = Migration { beat: now.beat, updated: now.updated, ..last.clone() };
     alike != *now
+}
+
+fn passing(error: &MigrationError) -> bool {
+    match error {
+        MigrationError::Store(error) | MigrationError::Directory(Error::Store(error)) => {
+            error.transient()
+        }
+        _ => false,
+    }
 }
 
 fn shutting_down() -> Fault {
