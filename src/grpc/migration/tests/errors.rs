@@ -12,6 +12,9 @@ fn cell(name: &str) -> CellId {
     CellId::new(name).unwrap()
 }
 
+/// An error, its code, its reason, and its metadata.
+type Case = (MigrationError, Code, &'static str, &'static [(&'static str, &'static str)]);
+
 /// What a call is answered when the engine says this.
 async fn answered(error: MigrationError) -> Status {
     let fake = Arc::new(FakeMigrations::default());
@@ -29,7 +32,7 @@ async fn every_error_has_its_code_its_reason_and_what_it_is_about() {
     let at = Timestamp::from_millis(NOW).unwrap();
     let orders = || "Orders".to_owned();
     let running = MigrationId(0xfeed);
-    let cases: Vec<(MigrationError, Code, &str, &[(&str, &str)])> = vec![
+    let cases: Vec<Case> = vec![
         (MigrationError::NotFound(running), NotFound, "MIGRATION_NOT_FOUND", &[]),
         (
             MigrationError::AlreadyMoving { migration: running, target: b() },
