@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "cells/v1/types.proto",
     "cells/v1/directory.proto",
     "cells/v1/admin.proto",
@@ -10,6 +10,7 @@ const PROTOS: [&str; 7] = [
     "cells/v1/data.proto",
     "cells/v1/events.proto",
     "cells/v1/recovery.proto",
+    "cells/v1/migration.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

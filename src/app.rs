@@ -20,7 +20,7 @@ use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::{self, Clock, Directory, Ingredients, Randomness};
 use crate::domain::{Invalid, Region};
 use crate::embedded::{Embedded, EmbeddedError};
-use crate::grpc::{BoundServer, Items, ServeError};
+use crate::grpc::{BoundServer, ServeError, Services};
 use crate::metering::Consumption;
 use crate::store::dynamodb::client::of_aws;
 use crate::store::dynamodb::{self, DynamoDbStore, StoreSettings, TableNames, tables};
@@ -144,7 +144,7 @@ fn dev(
 struct Served {
     directory: Directory,
     cells: Registrar,
-    items: Items,
+    services: Services,
     server: BoundServer,
     tasks: Tasks,
 }
@@ -195,8 +195,8 @@ impl Served {
         metering.start(config, telemetry, &directory, &tasks)?;
         let control = control_client;
         let cells = cells::Cells { aws, regions, home, migrations, records, control };
-        let (registrar, items) = cells.start(config, &directory, telemetry, &tasks)?;
-        Ok(Self { directory, cells: registrar, items, server, tasks })
+        let (registrar, services) = cells.start(config, &directory, telemetry, &tasks)?;
+        Ok(Self { directory, cells: registrar, services, server, tasks })
     }
 
     fn address(&self) -> SocketAddr {
@@ -210,11 +210,11 @@ impl Served {
         telemetry: &Telemetry,
         started: impl AsyncFnOnce(&Directory) -> Result<(), AppError>,
     ) -> Result<(), AppError> {
-        let Self { directory, cells, items, server, tasks } = self;
-        let events = items.events.clone();
+        let Self { directory, cells, services, server, tasks } = self;
+        let events = services.items.as_ref().map(|items| items.events.clone());
         let stop = CancellationToken::new();
         let settings = server_settings(config, telemetry)?;
-        let serving = server.serve(directory.clone(), cells, Some(items), settings, stop.clone());
+        let serving = server.serve(directory.clone(), cells, services, settings, stop.clone());
         let guarding = async {
             let ended = tokio::select! {
                 signal = signalled() => signal,
@@ -240,7 +240,9 @@ impl Served {
             }
         );
         // Their calls have ended; so that others need not wait for their leases to run out.
-        let _ = tokio::time::timeout(TASKS_STOPPING, events.finish()).await;
+        if let Some(events) = events {
+            let _ = tokio::time::timeout(TASKS_STOPPING, events.finish()).await;
+        }
         if !tasks.stop(TASKS_STOPPING).await {
             tracing::warn!("background tasks did not end in time");
         }

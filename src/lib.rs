@@ -9,6 +9,10 @@ compile_error!(
     "the feature `mutants` puts faults in on purpose: it is for tests, never for a release"
 );
 
+// So that unit tests and those in `tests/` can share their fixtures.
+#[cfg(test)]
+extern crate self as cell_directory;
+
 pub mod app;
 pub mod cells;
 pub mod config;

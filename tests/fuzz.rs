@@ -10,6 +10,9 @@ mod client;
 mod generate;
 #[path = "fuzz/methods.rs"]
 mod methods;
+#[allow(dead_code, reason = "each test program uses its own part")]
+#[path = "support/migrations.rs"]
+mod migrations;
 #[path = "fuzz/oracle.rs"]
 mod oracle;
 #[path = "fuzz/roundtrip.rs"]

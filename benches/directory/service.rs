@@ -26,7 +26,8 @@ pub async fn start(store: Store, config: &Config, telemetry: &Telemetry) -> Serv
     let settings = app::server_settings(config, telemetry).unwrap();
     let stop = CancellationToken::new();
     let cells = Registrar::without_cloud(directory.clone());
-    let serving = server.serve(directory.clone(), cells, None, settings, stop.clone());
+    let serving =
+        server.serve(directory.clone(), cells, Default::default(), settings, stop.clone());
     tokio::spawn(async move {
         // The tasks live as long as the server.
         let _tasks = tasks;

@@ -1,7 +1,10 @@
 //! What serves and works on cells' tables: clients of their own, so that what they are denied is not the routing table's.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
 
 use super::AppError;
 use super::settings::{table_names, tenant_label};
@@ -15,9 +18,13 @@ use crate::cells::{
 use crate::config::Config;
 use crate::directory::{Clock, Directory, Randomness};
 use crate::domain::Region;
-use crate::grpc::Items;
-use crate::migration::MigrationRecords;
+use crate::grpc::{Items, Services};
+use crate::migration::driver::{DriverSettings, Shared};
 use crate::migration::guards::Guards;
+use crate::migration::{
+    Defaults, MigrationApi, MigrationRecords, MigrationWorker, Migrations,
+    WorkerSettings as MigrationWorkerSettings,
+};
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 
@@ -41,7 +48,7 @@ impl Cells {
         directory: &Directory,
         telemetry: &Telemetry,
         tasks: &Tasks,
-    ) -> Result<(Registrar, Items), AppError> {
+    ) -> Result<(Registrar, Services), AppError> {
         let Self { aws, regions, home, migrations, records, control } = self;
         let regions = Arc::new(regions);
         let cloud: Arc<dyn Cloud> = aws.clone();
@@ -76,6 +83,7 @@ impl Cells {
         };
         let (keeper, interval) = (guards.clone(), config.guards_interval);
         tasks.spawn("guards", move |stop| keeper.keep(interval, stop));
+        let migrations = moves(guards, config, directory, tasks);
         let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
         let table = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control, table, config.events_lease);
@@ -98,6 +106,42 @@ impl Cells {
             prefix,
             randomness: Randomness::system(),
         };
-        Ok((registrar, Items { data, events }))
+        let migrations = Arc::new(migrations) as Arc<dyn MigrationApi>;
+        let items = Some(Items { data, events });
+        Ok((registrar, Services { items, migrations: Some(migrations) }))
     }
+}
+
+/// Starts the worker of migrations, and answers what is asked of them.
+fn moves(guards: Guards, config: &Config, directory: &Directory, tasks: &Tasks) -> Migrations {
+    let concurrency = config.migration_concurrency as usize;
+    let settings = DriverSettings {
+        interval: config.migration_interval.min(Duration::from_secs(1)),
+        lease_margin: config.migration_lease_margin,
+        ..DriverSettings::default()
+    };
+    let shared = Shared {
+        directory: directory.clone(),
+        records: Arc::clone(&guards.records),
+        regions: Arc::clone(&guards.regions),
+        settings,
+        pages: Arc::new(Semaphore::new(concurrency)),
+    };
+    let worker = MigrationWorker {
+        shared: Arc::new(shared),
+        settings: MigrationWorkerSettings {
+            interval: config.migration_interval,
+            takeover: config.migration_takeover,
+            concurrency,
+        },
+    };
+    tasks.spawn("migrations", |stop| worker.run(stop));
+    let defaults = Defaults {
+        soak: config.migration_soak,
+        pause_budget: config.migration_pause_budget,
+        rate_limit: NonZeroU32::new(config.migration_write_units),
+        guard_shards: u8::try_from(config.migration_guard_shards).unwrap_or(1),
+        lease_margin: config.migration_lease_margin,
+    };
+    Migrations::new(guards, Randomness::system(), defaults)
 }

@@ -72,15 +72,15 @@ pub use stack::{
 pub use watcher::{HEARTBEAT, Piece, WatchEnd, WatchOptions, Watcher};
 
 use crate::domain::{
-    CellId, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping, PartitionKey, Placement,
-    PlacementEvent, Timestamp,
+    Cell, CellId, Constraints, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping, PartitionKey,
+    Placement, PlacementEvent, Timestamp,
 };
 use crate::store::{Cursor, Page, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::DecisionMetrics;
 use committer::{Changes, Committer};
 use draft::{Action, Command, Destination, Draft, Drafted};
-use policy::AssignmentPolicy;
+use policy::{AssignmentPolicy, Newcomer, choose};
 use reader::Reads;
 use replica::Replica;
 use stack::RouteService;
@@ -400,6 +400,26 @@ impl Directory {
         let assumed = self.mapping(&key).await?;
         let event = PlacementEvent::Deleted;
         self.change(Action::Vacate { key, assumed, epoch, event }, how).await
+    }
+
+    /// The best cell by the policy for a tenant who lives in another one, of those that `fits` lets pass.
+    ///
+    /// # Errors
+    /// [`Refused::NoEligibleCell`].
+    pub async fn best_cell(
+        &self,
+        key: &PartitionKey,
+        entropy: u64,
+        fits: impl Fn(&Cell) -> bool,
+    ) -> Result<CellId, Error> {
+        let registry = self.registry().await?;
+        let newcomer = Newcomer { key, constraints: &Constraints::default(), entropy };
+        let cells = registry.cells().filter(|cell| fits(cell));
+        let candidates = choose(&*self.shared.policy, newcomer, cells, &self.loads());
+        match candidates.first() {
+            Some(best) if best.eligible() => Ok(best.cell.clone()),
+            _ => Err(Refused::NoEligibleCell { candidates }.into()),
+        }
     }
 
     /// Does a step of a migration, where the tenant is as it says.

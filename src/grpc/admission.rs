@@ -68,6 +68,11 @@ fn class(path: &str) -> Option<Class> {
             "cells.v1.CellRecovery",
             "GetRecoveryStatus" | "ListBackups" | "GetRecoveryDrill" | "ListRecoveryDrills",
         )
+        | (
+            "cells.v1.MigrationService",
+            "GetMigration" | "ListMigrations" | "WatchMigration" | "VerifyTenant"
+            | "GetGuardCoverage",
+        )
         | ("cells.v1.CellData", "ExportTenant")
         | ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {
             Some(Class::Low)

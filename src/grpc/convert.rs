@@ -340,7 +340,7 @@ pub fn duration_between(from: Timestamp, to: Timestamp) -> prost_types::Duration
     duration(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
 }
 
-fn duration(duration: Duration) -> prost_types::Duration {
+pub fn duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         // Below 1,000,000,000.

@@ -11,6 +11,7 @@ mod deadline;
 mod directory;
 mod events;
 mod export;
+mod migration;
 mod page;
 mod parse;
 mod recovery;
@@ -26,6 +27,7 @@ pub use connections::ConnectionSettings;
 pub use status::{DOMAIN, Reason};
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -41,11 +43,13 @@ use crate::cells::Registrar;
 use crate::cells::data::CellData;
 use crate::cells::events::CellEvents;
 use crate::directory::Directory;
+use crate::migration::MigrationApi;
 use crate::proto::v1::cell_admin_server::CellAdminServer;
 use crate::proto::v1::cell_data_server::CellDataServer;
 use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer};
 use crate::proto::v1::cell_events_server::CellEventsServer;
 use crate::proto::v1::cell_recovery_server::CellRecoveryServer;
+use crate::proto::v1::migration_service_server::MigrationServiceServer;
 use crate::telemetry::OverloadMetrics;
 use crate::telemetry::rpc::RpcTracer;
 use admission::{Admission, AdmissionLayer};
@@ -62,6 +66,13 @@ pub fn service(
 
 type Directories = CellDirectoryServer<directory::DirectoryService>;
 type Admins = CellAdminServer<admin::AdminService>;
+
+/// What is served beside the directory and the administration of its cells.
+#[derive(Default)]
+pub struct Services {
+    pub items: Option<Items>,
+    pub migrations: Option<Arc<dyn MigrationApi>>,
+}
 
 /// What is there where cells have tables.
 pub struct Items {
@@ -133,7 +144,7 @@ impl BoundServer {
         self,
         directory: Directory,
         cells: Registrar,
-        items: Option<Items>,
+        services: Services,
         settings: ServerSettings,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
@@ -161,13 +172,19 @@ impl BoundServer {
             .add_service(directories.max_decoding_message_size(limit))
             .add_service(admins.max_decoding_message_size(limit))
             .add_service(recoveries.max_decoding_message_size(limit));
-        if let Some(Items { data, events }) = items {
+        if let Some(Items { data, events }) = services.items {
             let draining = settings.draining.clone();
             let data = CellDataServer::new(data::DataService { data, draining: draining.clone() });
             let events = CellEventsServer::new(events::EventsService { events, draining });
             routes = routes
                 .add_service(data.max_decoding_message_size(limit))
                 .add_service(events.max_decoding_message_size(limit));
+        }
+        if let Some(migrations) = services.migrations {
+            let (clock, draining) = (directory.clock().clone(), settings.draining.clone());
+            let service = migration::MigrationService::new(migrations, clock, draining);
+            let service = MigrationServiceServer::new(service);
+            routes = routes.add_service(service.max_decoding_message_size(limit));
         }
         let stack = ServiceBuilder::new()
             // Sees every call and its final status, those that the layers below refuse included.
@@ -226,13 +243,14 @@ fn reflection() -> Result<tonic_reflection::server::Builder<'static>, ServeError
 }
 
 /// The services whose health is told apart; the empty name is the server as a whole.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     <Directories as NamedService>::NAME,
     <Admins as NamedService>::NAME,
     <CellRecoveryServer<recovery::RecoveryService> as NamedService>::NAME,
     <CellDataServer<data::DataService> as NamedService>::NAME,
     <CellEventsServer<events::EventsService> as NamedService>::NAME,
+    <MigrationServiceServer<migration::MigrationService> as NamedService>::NAME,
 ];
 
 async fn set_health(health: &HealthReporter, status: ServingStatus) {
@@ -273,6 +291,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 16 + 6 + 1 + 7);
+        assert_eq!(methods.len(), 2 + 10 + 16 + 6 + 1 + 7 + 12);
     }
 }

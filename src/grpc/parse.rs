@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::status::{Fault, Reason};
 use crate::directory::{CellPatch, NewCell, Placing, Request, RouteOptions};
@@ -218,16 +220,34 @@ pub fn lease_duration(
     }
     let field = "cluster.lease_duration";
     let lease = lease.ok_or_else(|| missing(field))?;
-    // By hand: the library's own conversion panics on the least of all seconds.
-    let seconds = u64::try_from(lease.seconds);
-    let nanos = u32::try_from(lease.nanos);
-    let lease = match (seconds, nanos) {
-        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => {
-            std::time::Duration::new(seconds, nanos)
-        }
-        _ => std::time::Duration::MAX,
-    };
+    let lease = elapsed(lease).unwrap_or(Duration::MAX);
     checked(field, LeaseDuration::new(lease))
+}
+
+/// A duration within bounds, which are `shown` where it is not; `None` where it is absent.
+pub fn duration(
+    field: &str,
+    value: Option<prost_types::Duration>,
+    bounds: RangeInclusive<Duration>,
+    shown: &str,
+) -> Result<Option<Duration>, Fault> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    match elapsed(value).filter(|value| bounds.contains(value)) {
+        Some(value) => Ok(Some(value)),
+        None => {
+            let problem = format!("is out of bounds: {shown} are allowed, or nothing");
+            Err(Fault::field(Reason::InvalidDuration, field, problem))
+        }
+    }
+}
+
+/// `None` where it is negative or no duration. By hand: the library's own conversion panics on the least of all seconds.
+fn elapsed(value: prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(value.seconds).ok()?;
+    let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
 }
 
 fn cell_state(value: i32) -> Result<Option<CellState>, Fault> {

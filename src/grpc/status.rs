@@ -4,6 +4,8 @@
 //! field, `RetryInfo` comes where waiting helps, `PreconditionFailure` where several things stand in the way. No text of the store
 //! reaches a caller.
 
+mod migration;
+
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -68,6 +70,9 @@ reasons! {
     InvalidAck = "INVALID_ACK": InvalidArgument,
     InvalidTableSet = "INVALID_TABLE_SET": InvalidArgument,
     InvalidOperationId = "INVALID_OPERATION_ID": InvalidArgument,
+    InvalidMigrationId = "INVALID_MIGRATION_ID": InvalidArgument,
+    InvalidDuration = "INVALID_DURATION": InvalidArgument,
+    InvalidRateLimit = "INVALID_RATE_LIMIT": InvalidArgument,
     MissingField = "MISSING_FIELD": InvalidArgument,
     MalformedMessage = "MALFORMED_MESSAGE": InvalidArgument,
     RequestIdReused = "REQUEST_ID_REUSED": InvalidArgument,
@@ -79,6 +84,7 @@ reasons! {
     OperationNotFound = "OPERATION_NOT_FOUND": NotFound,
     BackupNotFound = "BACKUP_NOT_FOUND": NotFound,
     DrillNotFound = "DRILL_NOT_FOUND": NotFound,
+    MigrationNotFound = "MIGRATION_NOT_FOUND": NotFound,
     PlacementExists = "PLACEMENT_EXISTS": AlreadyExists,
     CellExists = "CELL_EXISTS": AlreadyExists,
     EpochMismatch = "EPOCH_MISMATCH": Aborted,
@@ -90,13 +96,23 @@ reasons! {
     CellNotEligible = "CELL_NOT_ELIGIBLE": FailedPrecondition,
     CellNotEmpty = "CELL_NOT_EMPTY": FailedPrecondition,
     OperationRunning = "OPERATION_RUNNING": FailedPrecondition,
-    MigrationRunning = "MIGRATION_RUNNING": FailedPrecondition,
     CellInUse = "CELL_IN_USE": FailedPrecondition,
     ConditionFailed = "CONDITION_FAILED": FailedPrecondition,
     CellNotProvisioned = "CELL_NOT_PROVISIONED": FailedPrecondition,
     NotRestorable = "NOT_RESTORABLE": FailedPrecondition,
     KeysDiffer = "KEYS_DIFFER": FailedPrecondition,
     TooManyCells = "TOO_MANY_CELLS": FailedPrecondition,
+    MigrationRunning = "MIGRATION_RUNNING": FailedPrecondition,
+    MigrationObstructed = "MIGRATION_OBSTRUCTED": FailedPrecondition,
+    SameCell = "SAME_CELL": FailedPrecondition,
+    SchemasDiffer = "SCHEMAS_DIFFER": FailedPrecondition,
+    NoGuardTable = "NO_GUARD_TABLE": FailedPrecondition,
+    GuardMissing = "GUARD_MISSING": FailedPrecondition,
+    CellApart = "CELL_APART": FailedPrecondition,
+    TargetNotEmpty = "TARGET_NOT_EMPTY": FailedPrecondition,
+    ItemsTooLarge = "ITEMS_TOO_LARGE": FailedPrecondition,
+    NotRecoverable = "NOT_RECOVERABLE": FailedPrecondition,
+    InstructionNotAllowed = "INSTRUCTION_NOT_ALLOWED": FailedPrecondition,
     AwsRefused = "AWS_REFUSED": FailedPrecondition,
     ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,
     StateChangeNotAllowed = "STATE_CHANGE_NOT_ALLOWED": FailedPrecondition,

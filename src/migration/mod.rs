@@ -1,15 +1,42 @@
 //! Moves of tenants between cells: what is asked, what is durable, who works on it, and what is found out.
 //!
-//! [`cells_migration`] decides; [`driver`](self) performs. [`model`] is the durable form.
+//! ```text
+//!  edge ── MigrationApi ──► service ── preflight
+//!                              │
+//!                        MigrationRecords ◄── worker (takes migrations up, and over)
+//!                                               │
+//!            cells_migration::Machine ◄──────► driver ──► steps (guards, record, journal)
+//!                                               ├──────► copier, access (items, log)
+//!                                               └──────► verify (cells_verify)
+//! ```
+//! [`cells_migration`] decides; [`driver`] performs. [`model`] is the durable form; [`api`] is what the edge asks.
 
 mod access;
+pub mod api;
 mod copier;
 pub mod driver;
+pub mod error;
+pub mod eta;
 pub mod guards;
+pub mod instruction;
 pub mod model;
+mod preflight;
 pub mod records;
+mod service;
 mod steps;
 mod verify;
+mod worker;
 
+pub use api::{Filter, MigrationApi, TenantVerification};
+pub use error::{MigrationError, Obstacle};
+pub use guards::GuardCount;
+pub use instruction::Instruction;
 pub use model::{Ask, Estimate, Findings, Migration, Progress, Spec, TargetCell, Verification};
 pub use records::{Begun, MigrationRecords, Order, Told};
+pub use service::{Defaults, Migrations};
+pub use worker::{MigrationWorker, WorkerSettings};
+
+/// Migrations that nobody works on, for the tests.
+#[cfg(test)]
+#[path = "../../tests/support/migrations.rs"]
+pub mod fake;

@@ -88,6 +88,12 @@ pub fn serve(span: &tracing::Span, callers: impl Iterator<Item = SpanContext>) {
     callers.for_each(|caller| span.add_link(caller));
 }
 
+/// A span's ids as a version-00 `traceparent`.
+pub fn traceparent(context: &SpanContext) -> String {
+    let flags = context.trace_flags() & TraceFlags::SAMPLED;
+    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), flags.to_u8())
+}
+
 /// `version "-" trace-id "-" parent-id "-" trace-flags`, lower-case hex; a later version may append fields.
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     let (head, rest) = value.split_at_checked(TRACEPARENT_LEN)?;

@@ -12,7 +12,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::schema::{Method, enum_numbers, strict_child};
-use crate::server::{CELLS, TENANTS};
+use crate::server::{CELLS, MIGRATIONS, TENANTS};
 
 /// A request as it is sent.
 pub struct Case {
@@ -362,6 +362,10 @@ fn scalar(
         Kind::Int64 if path.contains("lease_duration") => Value::I64(random.random_range(0..60)),
         Kind::Int32 if field.name() == "nanos" => Value::I32(random.random_range(0..1_000_000_000)),
         Kind::Int32 => Value::I32(random.random_range(0..20)),
+        // Within the bounds of a soak and of a pause, most of the time.
+        Kind::Int64 if path.contains("soak_duration") || path.contains("pause_budget") => {
+            Value::I64(random.random_range(1..60))
+        }
         Kind::Int64 if path.contains("create_time") => {
             Value::I64(now() - random.random_range(3600..9999))
         }
@@ -377,7 +381,8 @@ fn scalar(
 fn text(method: &Method, name: &str, path: &str, at: usize, random: &mut StdRng) -> String {
     match name {
         "partition_key" | "partition_keys" => format!("tenant-{}", random.random_range(0..TENANTS)),
-        "cell_id" => format!("cell-{}", random.random_range(0..CELLS + 2)),
+        "migration_id" => format!("{:032x}", random.random_range(0..MIGRATIONS + 2)),
+        "cell_id" | "target_cell_id" => format!("cell-{}", random.random_range(0..CELLS + 2)),
         "region" | "regions" => "eu-west-1".to_owned(),
         "endpoint" => "https://cell.example.com".to_owned(),
         "key" => format!("tier-{at}"),

@@ -199,6 +199,11 @@ impl Request {
         let unknown =
             leaf.known.as_ref().is_some_and(|known| !known.iter().any(|n| i64::from(*n) == number));
         let wrong = match leaf.field.as_str() {
+            "partition_key" | "cell_id" if method == "ListMigrations" && text.is_empty() => None,
+            "migration_id" => (!is_migration_id(text)).then_some("INVALID_MIGRATION_ID"),
+            "target_cell_id" => (!is_name(text, 63, "-")).then_some("INVALID_CELL_ID"),
+            "choose" => (*leaf.value != Value::Bool(true)).then_some("MISSING_FIELD"),
+            "rate_limit_units" => (number > 1_000_000).then_some("INVALID_RATE_LIMIT"),
             "partition_key" => (!is_key(text)).then_some("INVALID_PARTITION_KEY"),
             "cell_id"
                 if matches!(method, "ListPlacements" | "ListOperations") && text.is_empty() =>
@@ -249,7 +254,7 @@ impl Request {
                 let none = method == "UpdateCell" && number == 0;
                 (unknown || none).then_some("UNKNOWN_ENUM_VALUE")
             }
-            "mode" | "fallback" => unknown.then_some("UNKNOWN_ENUM_VALUE"),
+            "mode" | "fallback" | "verification" => unknown.then_some("UNKNOWN_ENUM_VALUE"),
             "partition_keys" if method == "AnalyzeCell" => {
                 (!is_key(text)).then_some("INVALID_PARTITION_KEY")
             }
@@ -303,6 +308,18 @@ impl Request {
         }
         if method == "BatchResolve" && self.rows.is_empty() {
             self.faults.push(("INVALID_BATCH_SIZE", "partition_keys".to_owned()));
+        }
+        if method == "StartMigration" {
+            if !has("target_cell_id") && !has("choose") {
+                self.faults.push(("MISSING_FIELD", "target_cell_id".to_owned()));
+            }
+            for (field, least, most) in
+                [("soak_duration", 0, 30 * 24 * 3600 * 1000), ("pause_budget", 50, 60_000)]
+            {
+                let sent = message.get_field_by_name(field).filter(|_| has(field));
+                let good = sent.is_none_or(|sent| is_duration(sent.as_message(), least, most));
+                self.faults.extend((!good).then(|| ("INVALID_DURATION", field.to_owned())));
+            }
         }
         if method == "PinPlacement" && !is_time(message, "expire_time", |at| at > now()) {
             self.faults.push(("INVALID_TIME", "expire_time".to_owned()));
@@ -401,6 +418,22 @@ fn is_request_id(text: &str) -> bool {
 fn is_operation_id(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=64).contains(&text.len()) && text.chars().all(allowed)
+}
+
+/// 32 of `[0-9a-f]`.
+fn is_migration_id(text: &str) -> bool {
+    text.len() == 32 && text.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+}
+
+/// A duration between these milliseconds.
+fn is_duration(message: Option<&DynamicMessage>, least: i128, most: i128) -> bool {
+    let Some(message) = message else { return false };
+    let seconds = message.get_field_by_name("seconds").unwrap().as_i64().unwrap();
+    let nanos = message.get_field_by_name("nanos").unwrap().as_i32().unwrap();
+    let whole = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    seconds >= 0
+        && (0..1_000_000_000).contains(&nanos)
+        && (least * 1_000_000..=most * 1_000_000).contains(&whole)
 }
 
 /// A time of the years 1 to 9999 for which `fits` holds, or none.

@@ -1,5 +1,6 @@
 //! The service on a real socket, on the store in memory, in this process: so that what it holds can be looked at.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
 use cell_directory::domain::{
     Cell, CellId, CellState, Endpoint, Labels, PartitionKey, Placement, Region, Sequence, Weight,
 };
-use cell_directory::grpc::BoundServer;
+use cell_directory::grpc::{BoundServer, Services};
+use cell_directory::migration::{Migration, MigrationId};
 use cell_directory::store::memory::MemoryStore;
 use cell_directory::store::{Journal, Placements, Store};
 use cell_directory::tasks::Tasks;
@@ -20,9 +22,13 @@ use cell_directory::telemetry::Telemetry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::migrations::{FakeMigrations, numbered_phase};
+
 /// Cells and tenants that are there from the start; more come and go.
 pub const CELLS: usize = 8;
 pub const TENANTS: usize = 40;
+/// Migrations that are there from the start, of tenants of their own, one in each phase.
+pub const MIGRATIONS: u128 = 12;
 
 /// Panics of any thread of this process since the start, those of tests left out.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -31,6 +37,7 @@ pub struct Server {
     address: SocketAddr,
     store: Arc<MemoryStore>,
     pub directory: Directory,
+    migrations: Arc<FakeMigrations>,
     tasks: Tasks,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -43,6 +50,7 @@ pub struct State {
     head: Sequence,
     cells: Vec<Cell>,
     placements: Vec<Placement>,
+    migrations: BTreeMap<MigrationId, Migration>,
 }
 
 impl Server {
@@ -64,11 +72,17 @@ impl Server {
         let (address, stop) = (server.address(), CancellationToken::new());
         let settings = app::server_settings(&config, &telemetry).unwrap();
         let cells = Registrar::without_cloud(directory.clone());
-        let serving = server.serve(directory.clone(), cells, None, settings, stop.clone());
+        let migrations = Arc::new(FakeMigrations::with(0..MIGRATIONS));
+        for number in 0..MIGRATIONS {
+            migrations.change(number, |one| one.record.phase = numbered_phase(number));
+        }
+        let services = Services { items: None, migrations: Some(migrations.clone()) };
+        let serving = server.serve(directory.clone(), cells, services, settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         directory.ready(&stop).await;
         let panics_before = PANICS.load(Ordering::SeqCst);
-        let server = Self { address, store, directory, tasks, stop, serving, panics_before };
+        let server =
+            Self { address, store, directory, migrations, tasks, stop, serving, panics_before };
         server.furnish().await;
         server
     }
@@ -109,6 +123,7 @@ impl Server {
             head: self.store.head().await.unwrap().sequence,
             cells: self.store.cells().await.unwrap(),
             placements: placements.items,
+            migrations: self.migrations.state(|state| state.migrations.clone()),
         }
     }
 

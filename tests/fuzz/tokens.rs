@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cell_directory::proto::v1;
 use cell_directory::proto::v1::cell_admin_client::CellAdminClient;
 use cell_directory::proto::v1::cell_directory_client::CellDirectoryClient;
+use cell_directory::proto::v1::migration_service_client::MigrationServiceClient;
 use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -26,10 +27,17 @@ enum Listing {
     History,
     OtherHistory,
     Cells,
+    Migrations,
 }
 
-const LISTINGS: [Listing; 5] =
-    [Listing::All, Listing::OfCell, Listing::History, Listing::OtherHistory, Listing::Cells];
+const LISTINGS: [Listing; 6] = [
+    Listing::All,
+    Listing::OfCell,
+    Listing::History,
+    Listing::OtherHistory,
+    Listing::Cells,
+    Listing::Migrations,
+];
 
 impl Listing {
     /// The method and filter that a token of it is bound to.
@@ -40,6 +48,8 @@ impl Listing {
             Listing::History => ("GetPlacementHistory", "tenant-2"),
             Listing::OtherHistory => ("GetPlacementHistory", "tenant-5"),
             Listing::Cells => ("ListCells", ""),
+            // Of all tenants and cells, ended ones included.
+            Listing::Migrations => ("ListMigrations", "\0\0false"),
         }
     }
 
@@ -66,6 +76,15 @@ impl Listing {
                 let request = v1::ListCellsRequest { page_size: 1, page_token: token };
                 let mut admin = CellAdminClient::new(channel.clone());
                 Ok(admin.list_cells(request).await?.into_inner().next_page_token)
+            }
+            Listing::Migrations => {
+                let request = v1::ListMigrationsRequest {
+                    page_size: 1,
+                    page_token: token,
+                    ..Default::default()
+                };
+                let mut migrations = MigrationServiceClient::new(channel.clone());
+                Ok(migrations.list_migrations(request).await?.into_inner().next_page_token)
             }
         }
     }

@@ -67,6 +67,15 @@ pub struct RegionPrices {
     pub(crate) streams_read_request: Option<Usd>,
 }
 
+impl RegionPrices {
+    /// What so many read and write request units cost on demand, in a table of the standard class.
+    pub fn requests(&self, read_units: u64, write_units: u64) -> Usd {
+        let times = |price: Usd, units: u64| price.picos().saturating_mul(i128::from(units));
+        let reads = times(self.standard.read_request, read_units);
+        Usd::from_picos(reads.saturating_add(times(self.standard.write_request, write_units)))
+    }
+}
+
 /// What a table class costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

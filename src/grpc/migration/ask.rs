@@ -1,0 +1,69 @@
+//! What is asked to be moved, and how: from a message, with its bounds.
+
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::grpc::parse;
+use crate::grpc::status::{Fault, Reason};
+use crate::migration::{Ask, TargetCell, Verification};
+use crate::proto::v1;
+use crate::proto::v1::start_migration_request::Target;
+
+/// Both cells are kept current through the soak: every write costs twice, and more.
+const SOAK: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
+
+/// A fence has to be seen by whoever writes, and drained: below this, none would ever be short enough.
+const PAUSE_BUDGET: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
+
+/// Write capacity units a second.
+const MAX_RATE: u32 = 1_000_000;
+
+pub fn ask(request: v1::StartMigrationRequest) -> Result<Ask, Fault> {
+    let verification = match v1::MigrationVerification::try_from(request.verification) {
+        Ok(v1::MigrationVerification::Unspecified | v1::MigrationVerification::LogDrain) => {
+            Verification::LogDrain
+        }
+        Ok(v1::MigrationVerification::Strict) => Verification::Strict,
+        Err(_) => return Err(parse::unknown("verification", request.verification)),
+    };
+    Ok(Ask {
+        tenant: parse::partition_key("partition_key", request.partition_key)?,
+        target: target(request.target)?,
+        verification,
+        soak: parse::duration("soak_duration", request.soak_duration, SOAK, "0s to 30 days")?,
+        pause_budget: parse::duration(
+            "pause_budget",
+            request.pause_budget,
+            PAUSE_BUDGET,
+            "50ms to 60s",
+        )?,
+        rate_limit: rate(request.rate_limit_units)?,
+    })
+}
+
+fn target(target: Option<Target>) -> Result<TargetCell, Fault> {
+    match target {
+        Some(Target::TargetCellId(id)) => {
+            parse::cell_id("target_cell_id", &id).map(TargetCell::Cell)
+        }
+        Some(Target::Choose(true)) => Ok(TargetCell::Choose),
+        Some(Target::Choose(false)) => {
+            let problem = "is false; set it to true, or name a cell in target_cell_id";
+            Err(Fault::field(Reason::MissingField, "choose", problem))
+        }
+        None => {
+            let problem = "is required; name a cell, or set choose to true";
+            Err(Fault::field(Reason::MissingField, "target_cell_id", problem))
+        }
+    }
+}
+
+/// `None` for 0: as configured.
+fn rate(units: u32) -> Result<Option<NonZeroU32>, Fault> {
+    if units > MAX_RATE {
+        let problem = format!("is {units}; 1 to {MAX_RATE} are allowed, 0 means as configured");
+        return Err(Fault::field(Reason::InvalidRateLimit, "rate_limit_units", problem));
+    }
+    Ok(NonZeroU32::new(units))
+}
