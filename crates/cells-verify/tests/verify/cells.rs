@@ -59,7 +59,7 @@ fn all_partitions_of_all_tables_and_no_others_are_read() {
 fn a_table_or_a_template_of_one_cell_alone_is_compared() {
     let world = World::default();
     let old = tables(vec![
-        table("Data", Some(KeyType::String), &["{partition_key}"]),
+        table("Data", Some(KeyType::String), &["{partition_key}", "OLD#{partition_key}"]),
         table("Old", Some(KeyType::String), &["{partition_key}"]),
     ]);
     let new = tables(vec![
@@ -69,13 +69,15 @@ fn a_table_or_a_template_of_one_cell_alone_is_compared() {
     put(&world, true, "Old", "a", &text("1"), 1);
     put(&world, false, "New", "a", &text("2"), 1);
     put(&world, false, "Data", "NEW#a", &text("3"), 1);
-    // Of the source that is somebody else's partition, and not read.
+    put(&world, true, "Data", "OLD#a", &text("4"), 1);
+    // At the other side these are somebody else's partitions, and not read.
     put(&world, true, "Data", "NEW#a", &text("3"), 1);
+    put(&world, false, "Data", "OLD#a", &text("4"), 1);
     let verifier = Verifier::new(side(&world, true, &old), side(&world, false, &new), "a").unwrap();
     let (all, _) = compare(&verifier);
     let kinds: Vec<_> = all.suspects.iter().map(|one| one.kind).collect();
     use MismatchKind::{Extra, Missing};
-    assert_eq!(kinds, [Extra, Missing, Extra]);
+    assert_eq!(kinds, [Missing, Extra, Missing, Extra]);
     let touched: Vec<_> = all.suspects.into_iter().map(|one| one.at).collect();
     let rechecked = block_on(verifier.recheck(&touched, NOW)).unwrap();
     assert_eq!(rechecked.differing.iter().map(|one| one.kind).collect::<Vec<_>>(), kinds);
