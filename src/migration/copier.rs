@@ -76,7 +76,7 @@ impl Copier<'_> {
         let puts = items.into_iter().map(|item| {
             done.items += 1;
             done.bytes += item_bytes(&item);
-            Change::Put { table: table.name.clone(), item: stamped(item, to) }
+            Change::Put { table: table.name.clone(), item: stamped(&table.name, item, to) }
         });
         let puts = puts.collect();
         let units = self.apply(to, fence, puts).await?;
@@ -139,7 +139,9 @@ impl Copier<'_> {
     ) -> Result<Option<f64>, StoreError> {
         let items = cell.get(keys).await?;
         let changes = keys.iter().zip(items).map(|(at, item)| match item {
-            Some(item) => Change::Put { table: at.table.clone(), item: stamped(item, to) },
+            Some(item) => {
+                Change::Put { table: at.table.clone(), item: stamped(&at.table, item, to) }
+            }
             None => Change::Delete(at.clone()),
         });
         self.apply(to, fence, changes.collect()).await
@@ -289,10 +291,13 @@ fn batches(changes: Vec<Change>) -> Vec<Vec<Change>> {
     batches
 }
 
-/// The item as it is in another cell: those that say which cell they are in say it rightly there.
-fn stamped(mut item: Item, cell: &CellAccess) -> Item {
-    if let Some(stamp) = item.get_mut(CELL_ID) {
-        *stamp = AttributeValue::S(cell.cell.as_str().to_owned());
+/// The item as it is in another cell: one that says which cell it is in says it rightly there. A key stays as it is.
+fn stamped(table: &str, mut item: Item, cell: &CellAccess) -> Item {
+    let mut keys = cell.tables.table(table).into_iter().flat_map(CellTable::key_names);
+    if !keys.any(|key| key == CELL_ID)
+        && let Some(AttributeValue::S(stamp)) = item.get_mut(CELL_ID)
+    {
+        cell.cell.as_str().clone_into(stamp);
     }
     item
 }

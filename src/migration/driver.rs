@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use cells_migration::{Action, Cursor, Event, GuardCheck, Machine, Next, Phase, Side, Transaction};
+use cells_migration::{
+    Action, Cursor, Event, GuardCheck, Machine, Next, Phase, Side, Transaction, Wish,
+};
 use cells_verify::Verifier;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::CellAccess;
 use super::copier::Copier;
+use super::error::Obstacle;
 use super::model::{Findings, Migration, Progress, Spec};
-use super::records::{MigrationRecords, Told};
+use super::preflight;
+use super::records::{MigrationRecords, Order, Told};
 use super::steps::{self, Cells};
 use super::verify;
 use crate::cells::Regions;
@@ -284,7 +288,9 @@ impl Driver {
             "a migration goes on"
         );
         let mut tale = self.pulse.tale.lock();
-        tale.trouble = None;
+        if !phase.ended() {
+            tale.trouble = None;
+        }
         tale.progress.phase_since = Some(self.shared.directory.now());
         match phase {
             Phase::Fenced => {
@@ -304,7 +310,7 @@ impl Driver {
 
     async fn perform(&mut self, action: Action) -> Outcome {
         match action {
-            Action::Read => self.read().await,
+            Action::Read => self.read_again().await,
             Action::Transact(transaction) => self.transact(*transaction).await,
             Action::Copy { from, fence, cursor } => {
                 let _turn = self.turn().await;
@@ -346,17 +352,36 @@ impl Driver {
     async fn read(&self) -> Outcome {
         match self.shared.records.migration(self.pulse.id).await {
             Ok(Some(migration)) => Outcome::Event(Event::Read(migration.record)),
-            Ok(None) => Outcome::Failed(StoreError::Rejected {
-                detail: "the migration's record is gone".to_owned(),
-            }),
+            Ok(None) => gone(),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    /// After a doubt: what was found counts only as far as the record's cursor.
+    async fn read_again(&self) -> Outcome {
+        match self.shared.records.migration(self.pulse.id).await {
+            Ok(Some(migration)) => {
+                self.pulse.tale.lock().findings = migration.findings;
+                Outcome::Event(Event::Read(migration.record))
+            }
+            Ok(None) => gone(),
             Err(error) => Outcome::Failed(error),
         }
     }
 
     async fn transact(&self, transaction: Transaction) -> Outcome {
+        if (transaction.check.phase, transaction.record.phase) == (Phase::Planned, Phase::Logging) {
+            match self.obstacles().await {
+                Ok(obstacles) if obstacles.is_empty() => {}
+                Ok(obstacles) => return self.give_up(&obstacles).await,
+                Err(error) => return Outcome::Failed(error),
+            }
+        }
         let done = match transaction.placement {
             None => {
-                let writes = steps::writes(&self.spec, &self.cells, &transaction);
+                let findings = self.pulse.tale.lock().findings.clone();
+                let writes =
+                    steps::writes(&self.spec, &self.cells, &transaction, findings.as_ref());
                 let now = self.shared.directory.now();
                 self.shared.records.write(&writes, now).await
             }
@@ -369,6 +394,38 @@ impl Driver {
         }
     }
 
+    /// What stands in the way, looked at once more before anything is changed, with all items read.
+    async fn obstacles(&self) -> Result<Vec<Obstacle>, StoreError> {
+        let tenant = &self.spec.tenant;
+        let placement = match self.shared.directory.placement(tenant).await {
+            Ok(placement) => placement,
+            // The transaction itself says so.
+            Err(Error::Refused(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(as_store_error(error)),
+        };
+        let mut obstacles = preflight::look(&self.cells, &placement).await?;
+        let measured = preflight::measure(&self.cells, tenant).await?;
+        if measured.too_large > 0 {
+            let (cell, items) = (self.spec.target.clone(), measured.too_large);
+            obstacles.push(Obstacle::ItemsTooLarge { cell, items });
+        }
+        self.tell_progress(|progress| {
+            (progress.items_estimated, progress.bytes_estimated) = (measured.items, measured.bytes);
+        });
+        Ok(obstacles)
+    }
+
+    /// Ends a migration that cannot be, with nothing changed, and says why.
+    async fn give_up(&self, obstacles: &[Obstacle]) -> Outcome {
+        let why: Vec<_> = obstacles.iter().map(ToString::to_string).collect();
+        self.pulse.tale.lock().trouble = Some(why.join("; "));
+        let cancel = Order::Wish(Wish::Cancel);
+        match self.shared.records.order(self.pulse.id, cancel, self.shared.directory.now()).await {
+            Ok(_) => self.read().await,
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
     /// A transaction that changes the placement, and so goes through the journal.
     async fn step(&self, transaction: &Transaction) -> Result<bool, StoreError> {
         let present = match self.shared.directory.placement(&self.spec.tenant).await {
@@ -376,7 +433,9 @@ impl Driver {
             Err(Error::Refused(_)) => return Ok(false),
             Err(error) => return Err(as_store_error(error)),
         };
-        let Some(step) = steps::step(&self.spec, &self.cells, transaction, present) else {
+        let findings = self.pulse.tale.lock().findings.clone();
+        let step = steps::step(&self.spec, &self.cells, transaction, findings.as_ref(), present);
+        let Some(step) = step else {
             return Ok(false);
         };
         match self.shared.directory.step(step).await {
@@ -546,7 +605,6 @@ impl Pulse {
             Told {
                 beat: self.beat.fetch_add(1, Ordering::Relaxed) + 1,
                 progress: tale.progress.clone(),
-                findings: tale.findings.clone(),
                 trouble: tale.trouble.clone(),
                 parked: tale.parked.clone(),
             }
@@ -568,6 +626,10 @@ async fn beat(shared: Arc<Shared>, pulse: Arc<Pulse>, stop: CancellationToken) {
         }
         pulse.tell(&shared).await;
     }
+}
+
+fn gone() -> Outcome {
+    Outcome::Failed(StoreError::Rejected { detail: "the migration's record is gone".to_owned() })
 }
 
 /// What a failure comes to: one that may have had an effect is for the machine to know.

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::model::{Findings, Migration, Progress};
+use super::model::{Migration, Progress};
 use crate::domain::{MigrationId, PartitionKey, Timestamp};
 use crate::store::{Cursor, Page, StoreError, Write};
 
@@ -21,7 +21,6 @@ pub enum Begun {
 pub struct Told {
     pub beat: u64,
     pub progress: Progress,
-    pub findings: Option<Findings>,
     pub trouble: Option<String>,
     pub parked: Option<String>,
 }

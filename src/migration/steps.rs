@@ -10,7 +10,7 @@ use cells_migration::{
 };
 
 use super::access::CellAccess;
-use super::model::Spec;
+use super::model::{Findings, Spec};
 use crate::directory::MoveStep;
 use crate::domain::{self, CellId, Epoch, Mapping, Placement, PlacementEvent};
 use crate::store::{GuardEffect, GuardWrite, Write};
@@ -32,9 +32,15 @@ impl Cells {
 }
 
 /// The writes of a transaction but for the placement's.
-pub fn writes(spec: &Spec, cells: &Cells, transaction: &Transaction) -> Vec<Write> {
+pub fn writes(
+    spec: &Spec,
+    cells: &Cells,
+    transaction: &Transaction,
+    findings: Option<&Findings>,
+) -> Vec<Write> {
     let Transaction { check, record, guards, .. } = transaction;
-    let mut writes = vec![Write::PutMigration { check: *check, record: record.clone() }];
+    let (record, findings) = (record.clone(), findings.cloned());
+    let mut writes = vec![Write::PutMigration { check: *check, record: record.clone(), findings }];
     if record.phase.ended() {
         let migration = record.id.into();
         writes.push(Write::EndMigration { tenant: spec.tenant.clone(), migration });
@@ -82,6 +88,7 @@ pub fn step(
     spec: &Spec,
     cells: &Cells,
     transaction: &Transaction,
+    findings: Option<&Findings>,
     present: Placement,
 ) -> Option<MoveStep> {
     let (before, after) = transaction.placement?;
@@ -104,7 +111,7 @@ pub fn step(
         ..present.clone()
     };
     let (gained, lost) = counted(cells, transaction);
-    let writes = writes(spec, cells, transaction);
+    let writes = writes(spec, cells, transaction, findings);
     let assumed = Mapping::Placed(present.clone());
     Some(MoveStep { assumed, before: present, after, gained, lost, writes })
 }

@@ -311,9 +311,8 @@ impl MigrationRecords for MemoryStore {
         let mut state = self.state.lock();
         let kept = state.migrations.get_mut(&id).filter(|kept| kept.record.worker == worker);
         let Some(kept) = kept else { return Ok(false) };
-        let Told { beat, progress, findings, trouble, parked } = told.clone();
-        *kept =
-            Migration { beat, progress, findings, trouble, parked, updated: now, ..kept.clone() };
+        let Told { beat, progress, trouble, parked } = told.clone();
+        *kept = Migration { beat, progress, trouble, parked, updated: now, ..kept.clone() };
         Ok(true)
     }
 
@@ -460,10 +459,11 @@ impl State {
             }
             Write::PutCluster(cluster) => self.cluster = cluster,
             Write::Guard(guard) => self.change_guard(guard),
-            Write::PutMigration { record, .. } => {
+            Write::PutMigration { record, findings, .. } => {
                 if let Some(kept) = self.migrations.get_mut(&record.id.into()) {
                     let Record { wish, paused, .. } = kept.record;
                     kept.record = Record { wish, paused, ..record };
+                    kept.findings = findings;
                 }
             }
             Write::EndMigration { tenant, .. } => {

@@ -19,6 +19,7 @@ use crate::domain::{
     Cell, CellId, Change, Cluster, Epoch, HistoryRecord, JournalEntry, JournalId, Mapping,
     MigrationId, PartitionKey, Placement, RequestId, RequestRecord, Sequence, Timestamp,
 };
+use crate::migration::Findings;
 
 /// Reads of placements. All but [`Placements::list`] and [`Placements::count`] are strongly consistent.
 #[async_trait]
@@ -170,8 +171,9 @@ pub enum Write {
     PutRequest(RequestRecord),
     /// Changes one of the items of a tenant's guard in a cell.
     Guard(GuardWrite),
-    /// Writes what a migration's protocol keeps, where it still is as `check` says. Its wish and what is told of it stay.
-    PutMigration { check: RecordCheck, record: Record },
+    /// Writes what a migration's protocol keeps, where it still is as `check` says, and with it what was found up to the record's
+    /// cursor. Its wish and what is told of it stay.
+    PutMigration { check: RecordCheck, record: Record, findings: Option<Findings> },
     /// The tenant can be moved again.
     EndMigration { tenant: PartitionKey, migration: MigrationId },
 }

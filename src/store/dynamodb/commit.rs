@@ -134,7 +134,9 @@ impl DynamoDbStore {
                 )
                 .build())?,
             Write::Guard(guard) => guards::transact_item(guard)?,
-            Write::PutMigration { check, record } => self.put_migration(check, record, now)?,
+            Write::PutMigration { check, record, findings } => {
+                self.put_migration(check, record, findings.as_ref(), now)?
+            }
             Write::EndMigration { tenant, migration } => self.end_migration(tenant, *migration)?,
         };
         Ok(vec![item])

@@ -18,7 +18,7 @@ use super::schema::control::{
 };
 use super::schema::{ControlKey, LISTED_PK, MOVING_PK, TTL};
 use crate::domain::{MigrationId, PartitionKey, Sequence, Timestamp};
-use crate::migration::{Begun, Migration, MigrationRecords, Order, Told};
+use crate::migration::{Begun, Findings, Migration, MigrationRecords, Order, Told};
 use crate::store::{Cursor, Page, StoreError, Write};
 
 /// How long a migration is kept after it began.
@@ -153,7 +153,6 @@ impl MigrationRecords for DynamoDbStore {
         changes.set("#beat", number(told.beat));
         changes.set("#progress", json(&told.progress)?);
         changes.set("#updated", text(now.to_string()));
-        changes.set_or_remove("#findings", told.findings.as_ref().map(json).transpose()?);
         changes.set_or_remove("#trouble", told.trouble.as_deref().map(text));
         changes.set_or_remove("#parked", told.parked.as_deref().map(text));
         changes.condition = vec!["#worker = :is_worker"];
@@ -196,12 +195,14 @@ impl DynamoDbStore {
         &self,
         check: &RecordCheck,
         record: &Record,
+        findings: Option<&Findings>,
         now: Timestamp,
     ) -> Result<TransactWriteItem, StoreError> {
         let mut changes = Changes::default();
         for (name, value) in protocol_attributes(record) {
             changes.set(name, value);
         }
+        changes.set_or_remove("#findings", findings.map(json).transpose()?);
         changes.set("#updated", text(now.to_string()));
         changes.condition = vec!["#leg = :is_leg", "#phase = :is_phase", "#worker = :is_worker"];
         changes.values.push((":is_leg".to_owned(), text(leg_name(check.leg))));
