@@ -1,0 +1,92 @@
+"""Does what tests/clients/writers/ asks of examples/writers/python/guarded.py: a line of JSON for each call on standard input, and a line
+for what came of it on standard output. The first line says where DynamoDB is and which cells there are. The directory is a fake that
+answers what each call lists.
+"""
+
+import json
+import sys
+
+import grpc
+from cells.v1 import admin_pb2, directory_pb2, types_pb2
+from google.protobuf import json_format
+
+import guarded
+
+
+class Refused(grpc.RpcError):
+    def __init__(self, code):
+        self._code = code
+
+    def code(self):
+        return self._code
+
+
+class Fake:
+    """The directory and the registry."""
+
+    def __init__(self, cells):
+        self.cells = {cell["cellId"]: json_format.ParseDict(cell, types_pb2.Cell()) for cell in cells}
+        self.routes, self.asked = [], []
+
+    def GetCell(self, request, timeout):
+        return admin_pb2.GetCellResponse(cell=self.cells[request.cell_id])
+
+    def Resolve(self, request, timeout):
+        self.asked.append(request.min_epoch)
+        if request.fallback != directory_pb2.FALLBACK_POLICY_REFUSE:
+            raise AssertionError("a fallback is no route for this recipe")
+        if not self.routes:
+            raise Refused(grpc.StatusCode.UNAVAILABLE)
+        route = self.routes.pop(0) if len(self.routes) > 1 else self.routes[0]
+        answer = json_format.ParseDict(route, directory_pb2.ResolveResponse())
+        if answer.placement.epoch < request.min_epoch:
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION)
+        return answer
+
+
+def write_of(asked):
+    params = asked["params"]
+    if asked["action"] == "Put":
+        return guarded.put(asked["table"], params.pop("Item"), **params)
+    if asked["action"] == "Delete":
+        return guarded.delete(asked["table"], params.pop("Key"), **params)
+    return guarded.update(asked["table"], params.pop("Key"), repeatable=asked.get("repeatable", False), **params)
+
+
+def do(writer, call):
+    tenant, deadline = call["tenant"], call["deadlineSeconds"]
+    try:
+        if "get" in call:
+            item = writer.get(tenant, call["get"]["table"], call["get"]["key"], deadline_s=deadline)
+            return {"outcome": "done", "item": item}
+        writer.write(tenant, *map(write_of, call["writes"]), deadline_s=deadline)
+        return {"outcome": "done"}
+    except guarded.OutcomeUnknown as error:
+        return {"outcome": "unknown", "said": str(error)}
+    except guarded.ConditionFailed as error:
+        return {"outcome": "condition failed", "said": str(error)}
+    except guarded.NotWritten as error:
+        return {"outcome": "not written", "said": str(error)}
+    except Exception as error:
+        return {"outcome": "error", "said": f"{type(error).__name__}: {error}"}
+
+
+def main():
+    setup = json.loads(sys.stdin.readline())
+    client = guarded.dynamodb_client(
+        attempt_s=setup["attemptSeconds"],
+        endpoint_url=setup["endpoint"],
+        region_name="eu-west-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    fake = Fake(setup["cells"])
+    writer = guarded.Writer(fake, fake, lambda cell: client)
+    for line in sys.stdin:
+        call = json.loads(line)
+        fake.routes, fake.asked = call["routes"], []
+        answer = do(writer, call)
+        print(json.dumps({**answer, "asked": fake.asked}), flush=True)
+
+
+main()
