@@ -12,6 +12,8 @@ mod dynamodb_local;
 #[path = "support/proxy.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod proxy;
+#[path = "clients/writers/service.rs"]
+mod service;
 #[path = "clients/writers/world.rs"]
 mod world;
 
@@ -19,7 +21,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use world::{Language, World};
+use world::{Build, Language, World};
 
 #[test]
 fn generated_clients_work() {
@@ -50,7 +52,8 @@ async fn the_writer_in_go_keeps_the_contract() {
 }
 
 async fn keeps_the_contract(language: Language) {
-    let world = World::new(language, AMPLE).await;
+    let build = Build::of(language);
+    let world = World::new(&build, AMPLE).await;
     cases::under_a_lease_a_write_is_plain(&world).await;
     cases::an_answer_after_the_lease_does_not_count(&world).await;
     cases::a_late_write_is_done_where_the_tenant_is(&world).await;
@@ -71,6 +74,7 @@ async fn keeps_the_contract(language: Language) {
     cases::a_cell_that_is_about_to_open_is_waited_for(&world).await;
     cases::a_strict_read_is_of_the_cell_that_has_the_tenant(&world).await;
     cases::a_write_that_is_never_answered_is_unknown(&world).await;
-    let world = World::new(language, Duration::from_secs(1)).await;
+    let world = World::new(&build, Duration::from_secs(1)).await;
     cases::an_answer_that_does_not_come_is_asked_for_again(&world).await;
+    service::a_writer_and_the_service_agree(&build).await;
 }

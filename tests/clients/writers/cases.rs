@@ -11,7 +11,7 @@ use crate::proxy::{Fault, Rule};
 use crate::world::{Case, LONG, NONE, World, guard_of, key_in_log, logged};
 
 const PLAIN: &[&str] = &["PutItem", "UpdateItem", "DeleteItem"];
-const TRANSACTION: &str = "TransactWriteItems";
+pub const TRANSACTION: &str = "TransactWriteItems";
 
 /// A lease that is over before an answer that takes as long.
 const SHORT: Duration = Duration::from_secs(2);

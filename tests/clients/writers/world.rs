@@ -14,9 +14,7 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType,
 };
 use cell_directory::store::dynamodb::{DynamoDbOptions, connect};
-use cells_guard::{
-    CellTable, CellTables, GuardTable, Item, KeyType, LogRecord, StoredGuard, guard, log,
-};
+use cells_guard::{CellTable, CellTables, GuardTable, Item, LogRecord, StoredGuard, guard, log};
 use cells_migration::{Guard, GuardState, Holder, MigrationId, WriteMode};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc};
@@ -35,7 +33,7 @@ pub const LONG: f64 = 3600.0;
 pub const NONE: f64 = 0.0;
 
 /// Longest wait for a driver's answer, or for what it must come to.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
 pub enum Language {
@@ -49,7 +47,12 @@ pub struct World {
     pub client: Client,
     pub cells: [CellTables; 2],
     driver: Driver,
-    _build: tempfile::TempDir,
+}
+
+/// An example and what drives it, ready to run.
+pub struct Build {
+    language: Language,
+    folder: tempfile::TempDir,
 }
 
 /// One tenant, by whom a call is told from others' on its way.
@@ -71,30 +74,35 @@ pub struct Answer {
 }
 
 impl World {
-    /// `attempt`: the longest that the driver waits for an answer of DynamoDB's.
-    pub async fn new(language: Language, attempt: Duration) -> Self {
+    /// With a directory that answers what each case lists. `attempt`: the longest that the driver waits for an answer of DynamoDB's.
+    pub async fn new(build: &Build, attempt: Duration) -> Self {
+        let cells = CELLS.map(|cell| cell_tables(&unique("writers"), cell));
+        let all = json!([registered(CELLS[0], &cells[0]), registered(CELLS[1], &cells[1])]);
+        let world = Self::with(build, cells, &json!({ "cells": all }), attempt).await;
+        for table in world.cells.iter().flat_map(|cell| &cell.tables) {
+            create(&world.client, table).await;
+        }
+        world
+    }
+
+    /// With the directory of a server that has made the cells' tables.
+    pub async fn at(build: &Build, server: &str, prefix: &str) -> Self {
+        let cells = CELLS.map(|cell| cell_tables(prefix, cell));
+        Self::with(build, cells, &json!({ "directory": server }), AMPLE).await
+    }
+
+    async fn with(build: &Build, cells: [CellTables; 2], setup: &Value, attempt: Duration) -> Self {
         let backend = DynamoDbLocal::shared().endpoint();
         let proxy = Proxy::start(&backend);
         // An engine on a busy machine: what is tested is what it answers, not when.
         let read_timeout = AMPLE;
         let endpoint = Some(backend);
         let options = DynamoDbOptions { endpoint, read_timeout, ..DynamoDbOptions::default() };
-        let client = connect(&options).await;
-        let cells = CELLS.map(|cell| cell_tables(&unique("writers"), cell));
-        for table in cells.iter().flat_map(|cell| &cell.tables) {
-            create(&client, table).await;
-        }
-        let build = tempfile::tempdir().unwrap();
-        let driver = Driver::start(
-            language,
-            build.path(),
-            &json!({
-                "endpoint": proxy.endpoint(),
-                "attemptSeconds": attempt.as_secs_f64(),
-                "cells": [registered(CELLS[0], &cells[0]), registered(CELLS[1], &cells[1])],
-            }),
-        );
-        Self { language, proxy, client, cells, driver, _build: build }
+        let mut setup = setup.clone();
+        setup["endpoint"] = json!(proxy.endpoint());
+        setup["attemptSeconds"] = json!(attempt.as_secs_f64());
+        let driver = Driver::start(build, &setup);
+        Self { language: build.language, proxy, client: connect(&options).await, cells, driver }
     }
 
     pub fn case(&self, name: &str) -> Case<'_> {
@@ -289,24 +297,38 @@ struct Driver {
     answers: Mutex<mpsc::UnboundedReceiver<String>>,
 }
 
-impl Driver {
-    fn start(language: Language, build: &Path, setup: &Value) -> Self {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let name = format!("{language:?}").to_lowercase();
-        let script =
-            Command::new(here.join("scripts/build-writers")).arg(&name).arg(build).output();
-        let output = script.unwrap();
+impl Build {
+    pub fn of(language: Language) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut script = Command::new(here().join("scripts/build-writers"));
+        script.arg(format!("{language:?}").to_lowercase()).arg(folder.path());
+        let output = script.output().unwrap();
         let wrong = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}\n{wrong}", output.status);
-        let mut command = match language {
+        Self { language, folder }
+    }
+
+    fn program(&self) -> Command {
+        let folder = self.folder.path();
+        match self.language {
             Language::Python => {
                 let tools = std::env::var_os("CELLD_TEST_TOOLS").unwrap_or("target/tools".into());
-                let mut python = Command::new(here.join(tools).join("python/bin/python"));
-                python.arg(build.join("driver.py"));
+                let mut python = Command::new(here().join(tools).join("python/bin/python"));
+                python.arg(folder.join("driver.py"));
                 python
             }
-            Language::Go => Command::new(build.join("writers")),
-        };
+            Language::Go => Command::new(folder.join("writers")),
+        }
+    }
+}
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+impl Driver {
+    fn start(build: &Build, setup: &Value) -> Self {
+        let mut command = build.program();
         // Settings of the caller's have no business between programs of one machine.
         for (name, _) in std::env::vars_os() {
             let upper = name.to_string_lossy().to_uppercase();
@@ -348,17 +370,20 @@ impl Drop for Driver {
 }
 
 fn cell_tables(prefix: &str, cell: &str) -> CellTables {
-    let table = |name: &str, sort_key: Option<(String, KeyType)>| CellTable {
-        name: name.to_owned(),
-        table_name: format!("{prefix}{name}-{cell}"),
-        partition_key: "PK".to_owned(),
-        sort_key,
-        tenant_keys: vec!["CUSTOMER#{partition_key}".to_owned()],
-        ttl_attribute: None,
+    let table = |name: &str| {
+        json!({
+            "name": name,
+            "table_name": format!("{prefix}{name}-{cell}"),
+            "partition_key": "PK",
+            "tenant_keys": ["CUSTOMER#{partition_key}"],
+        })
     };
-    let sort_key = Some(("SK".to_owned(), KeyType::String));
-    let tables = vec![table("Profiles", None), table("Orders", sort_key)];
-    CellTables { set: "shop".to_owned(), version: 1, tables, together: true }
+    let mut orders = table("Orders");
+    orders["sort_key"] = json!(["SK", "S"]);
+    let tables = json!([table("Profiles"), orders]);
+    // From the form in which it is kept: there, fields are only added.
+    let kept = json!({ "set": "default", "version": 1, "tables": tables, "together": true });
+    serde_json::from_value(kept).unwrap()
 }
 
 /// A cell as `GetCell` answers it, in the JSON of its message.

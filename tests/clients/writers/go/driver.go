@@ -1,6 +1,6 @@
 // Does what tests/clients/writers/ asks of examples/writers/go: a line of JSON for each call on standard input, and a line for what came of
 // it on standard output. The first line says where DynamoDB is and which cells there are. The directory is a fake that answers what each
-// call lists.
+// call lists, or a server whose address the first line gives.
 package main
 
 import (
@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 )
@@ -28,6 +29,7 @@ const maxLine = 1 << 20
 
 type setup struct {
 	Endpoint       string
+	Directory      string
 	AttemptSeconds float64
 	Cells          []json.RawMessage
 }
@@ -207,7 +209,16 @@ func run() error {
 	}
 	config := aws.Config{Region: "eu-west-1", Credentials: aws.CredentialsProviderFunc(credentials), BaseEndpoint: &s.Endpoint}
 	client := guarded.Client(config)
-	writer := guarded.New(f, f, func(*cellsv1.Cell) *dynamodb.Client { return client })
+	connect := func(*cellsv1.Cell) *dynamodb.Client { return client }
+	writer := guarded.New(f, f, connect)
+	if s.Directory != "" {
+		conn, err := grpc.NewClient(s.Directory, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		writer = guarded.New(cellsv1.NewCellDirectoryClient(conn), cellsv1.NewCellAdminClient(conn), connect)
+	}
 	writer.AttemptTimeout = time.Duration(s.AttemptSeconds * float64(time.Second))
 	for lines.Scan() {
 		var asked request

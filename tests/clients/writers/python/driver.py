@@ -1,13 +1,13 @@
 """Does what tests/clients/writers/ asks of examples/writers/python/guarded.py: a line of JSON for each call on standard input, and a line
 for what came of it on standard output. The first line says where DynamoDB is and which cells there are. The directory is a fake that
-answers what each call lists.
+answers what each call lists, or a server whose address the first line gives.
 """
 
 import json
 import sys
 
 import grpc
-from cells.v1 import admin_pb2, directory_pb2, types_pb2
+from cells.v1 import admin_pb2, admin_pb2_grpc, directory_pb2, directory_pb2_grpc, types_pb2
 from google.protobuf import json_format
 
 import guarded
@@ -80,8 +80,13 @@ def main():
         aws_access_key_id="test",
         aws_secret_access_key="test",
     )
-    fake = Fake(setup["cells"])
-    writer = guarded.Writer(fake, fake, lambda cell: client)
+    fake = Fake(setup.get("cells", []))
+    directory = admin = fake
+    if "directory" in setup:
+        # A proxy of the caller's environment has no business between two programs of one machine.
+        channel = grpc.insecure_channel(setup["directory"], options=[("grpc.enable_http_proxy", 0)])
+        directory, admin = directory_pb2_grpc.CellDirectoryStub(channel), admin_pb2_grpc.CellAdminStub(channel)
+    writer = guarded.Writer(directory, admin, lambda cell: client)
     for line in sys.stdin:
         call = json.loads(line)
         fake.routes, fake.asked = call["routes"], []
