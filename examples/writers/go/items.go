@@ -132,7 +132,7 @@ type place struct {
 	client *dynamodb.Client
 	// By the name that the table set gives them.
 	tables map[string]table
-	// The first with a string sort key holds guards and logs.
+	// The one of them that holds guards and logs.
 	guards table
 }
 

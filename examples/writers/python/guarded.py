@@ -94,7 +94,7 @@ class Place:
 
     client: object
     tables: dict  # by the name that the table set gives them
-    guards: Table  # the first with a string sort key holds guards and logs
+    guards: Table  # the one of them that holds guards and logs
 
 
 @dataclass(frozen=True)

@@ -382,8 +382,10 @@ fn cell_tables(prefix: &str, cell: &str) -> CellTables {
     orders["sort_key"] = json!(["SK", "S"]);
     let tables = json!([table("Profiles"), orders]);
     // From the form in which it is kept: there, fields are only added.
-    let kept = json!({ "set": "default", "version": 1, "tables": tables, "together": true });
-    serde_json::from_value(kept).unwrap()
+    serde_json::from_value(json!({
+        "set": "default", "version": 1, "tables": tables, "guards": "Orders", "together": true,
+    }))
+    .unwrap()
 }
 
 /// A cell as `GetCell` answers it, in the JSON of its message.
