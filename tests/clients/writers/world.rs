@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType as Role,
-    ScalarAttributeType,
+    AttributeDefinition, AttributeValue, BillingMode, Delete, KeySchemaElement, KeyType as Role,
+    Put, ScalarAttributeType, TransactWriteItem,
 };
 use cell_directory::store::dynamodb::{DynamoDbOptions, connect};
 use cells_guard::{CellTable, CellTables, GuardTable, Item, LogRecord, StoredGuard, guard, log};
@@ -149,19 +149,38 @@ impl Case<'_> {
         *self.routes.borrow_mut() = answers.collect();
     }
 
-    /// Makes the tenant's guard in the cell of its table so, all shards of it and no more.
+    /// Makes the tenant's guard in the table of a cell so: all shards of it and no more, at once.
     pub async fn guard(&self, cell: usize, stored: &StoredGuard) {
         let table = self.world.guards(cell);
+        let mut change = self.world.client.transact_write_items();
         for shard in 0..SHARDS {
-            if shard < stored.shards {
+            let write = TransactWriteItem::builder();
+            let write = if shard < stored.shards {
                 let item = guard::item(&table, &self.tenant, shard, stored);
-                let put = self.world.client.put_item().table_name(&table.table_name);
-                put.set_item(Some(item)).send().await.unwrap();
+                write.put(
+                    Put::builder()
+                        .table_name(&table.table_name)
+                        .set_item(Some(item))
+                        .build()
+                        .unwrap(),
+                )
             } else {
                 let key = guard::key(&table, &self.tenant, shard);
-                let delete = self.world.client.delete_item().table_name(&table.table_name);
-                delete.set_key(Some(key)).send().await.unwrap();
-            }
+                write.delete(
+                    Delete::builder()
+                        .table_name(&table.table_name)
+                        .set_key(Some(key))
+                        .build()
+                        .unwrap(),
+                )
+            };
+            change = change.transact_items(write.build());
+        }
+        // The example may be reading or checking it.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = change.clone().send().await {
+            let conflict = error.into_service_error().is_transaction_canceled_exception();
+            assert!(conflict && Instant::now() < deadline, "{}", self.tenant);
         }
     }
 
