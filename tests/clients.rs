@@ -56,6 +56,7 @@ async fn keeps_the_contract(language: Language) {
     let world = World::new(&build, AMPLE).await;
     cases::under_a_lease_a_write_is_plain(&world).await;
     cases::an_answer_after_the_lease_does_not_count(&world).await;
+    cases::a_lease_is_counted_from_the_question(&world).await;
     cases::a_late_write_is_done_where_the_tenant_is(&world).await;
     cases::a_lost_reply_is_asked_for_under_guard(&world).await;
     cases::what_cannot_be_repeated_is_never_plain(&world).await;

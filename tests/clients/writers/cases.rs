@@ -71,6 +71,15 @@ pub async fn an_answer_after_the_lease_does_not_count(world: &World) {
     assert_eq!([case.calls("PutItem"), case.calls(TRANSACTION)], [1, 1]);
 }
 
+pub async fn a_lease_is_counted_from_the_question(world: &World) {
+    let time = Duration::from_millis(300);
+    let case = world.case("asked-long-ago").resolved_after(time);
+    case.guard(0, &guard_of(0, Open, 1)).await;
+    case.routes(&[(0, 1, Direct, time.as_secs_f64())]);
+    case.write(&[case.put("a", "1")], "done").await;
+    assert_eq!([case.calls("PutItem"), case.calls(TRANSACTION)], [0, 1]);
+}
+
 /// The tenant has moved by the time that the lease is over, and what a late plain write left behind is not taken for done.
 pub async fn a_late_write_is_done_where_the_tenant_is(world: &World) {
     let case = world.case("late-and-moved");

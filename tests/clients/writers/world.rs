@@ -61,6 +61,7 @@ pub struct Case<'a> {
     pub tenant: String,
     routes: RefCell<Vec<Value>>,
     deadline: f64,
+    resolving: f64,
 }
 
 /// What a call came to.
@@ -107,7 +108,8 @@ impl World {
 
     pub fn case(&self, name: &str) -> Case<'_> {
         let tenant = format!("{:?}-{name}", self.language).to_lowercase();
-        Case { world: self, tenant, routes: RefCell::default(), deadline: PATIENCE.as_secs_f64() }
+        let (routes, deadline) = (RefCell::default(), PATIENCE.as_secs_f64());
+        Case { world: self, tenant, routes, deadline, resolving: 0.0 }
     }
 
     fn guards(&self, cell: usize) -> GuardTable {
@@ -131,6 +133,11 @@ pub fn logged(guard: StoredGuard) -> StoredGuard {
 impl Case<'_> {
     pub fn within(self, deadline: Duration) -> Self {
         Self { deadline: deadline.as_secs_f64(), ..self }
+    }
+
+    /// With a directory that takes so long to answer.
+    pub fn resolved_after(self, time: Duration) -> Self {
+        Self { resolving: time.as_secs_f64(), ..self }
     }
 
     /// What the directory answers from the next call on: each once, and the last for ever. None: it is down.
@@ -227,6 +234,7 @@ impl Case<'_> {
         let mut call = call.clone();
         call["tenant"] = json!(self.tenant);
         call["deadlineSeconds"] = json!(self.deadline);
+        call["resolveSeconds"] = json!(self.resolving);
         call["routes"] = json!(*self.routes.borrow());
         self.world.driver.tell(&call);
     }

@@ -53,6 +53,7 @@ type write struct {
 type request struct {
 	Tenant          string
 	DeadlineSeconds float64
+	ResolveSeconds  float64
 	Routes          []json.RawMessage
 	Writes          []write
 	Get             *struct {
@@ -75,6 +76,7 @@ type fake struct {
 	cells  map[string]*cellsv1.Cell
 	routes []json.RawMessage
 	asked  []uint64
+	takes  time.Duration
 }
 
 func (f *fake) GetCell(
@@ -86,6 +88,7 @@ func (f *fake) GetCell(
 func (f *fake) Resolve(
 	_ context.Context, request *cellsv1.ResolveRequest, _ ...grpc.CallOption,
 ) (*cellsv1.ResolveResponse, error) {
+	time.Sleep(f.takes)
 	f.asked = append(f.asked, request.GetMinEpoch())
 	if request.GetFallback() != cellsv1.FallbackPolicy_FALLBACK_POLICY_REFUSE {
 		panic("a fallback is no route for this recipe")
@@ -158,8 +161,7 @@ func writeOf(asked write) guarded.Write {
 }
 
 func do(writer *guarded.Writer, asked request) (answer, error) {
-	deadline := time.Duration(asked.DeadlineSeconds * float64(time.Second))
-	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	ctx, cancel := context.WithTimeout(context.Background(), seconds(asked.DeadlineSeconds))
 	defer cancel()
 	if asked.Get != nil {
 		item, err := writer.Get(ctx, asked.Tenant, asked.Get.Table, values(asked.Get.Key))
@@ -170,6 +172,10 @@ func do(writer *guarded.Writer, asked request) (answer, error) {
 		writes = append(writes, writeOf(write))
 	}
 	return answer{}, writer.Write(ctx, asked.Tenant, writes...)
+}
+
+func seconds(of float64) time.Duration {
+	return time.Duration(of * float64(time.Second))
 }
 
 func outcome(err error) string {
@@ -219,13 +225,13 @@ func run() error {
 		defer conn.Close()
 		writer = guarded.New(cellsv1.NewCellDirectoryClient(conn), cellsv1.NewCellAdminClient(conn), connect)
 	}
-	writer.AttemptTimeout = time.Duration(s.AttemptSeconds * float64(time.Second))
+	writer.AttemptTimeout = seconds(s.AttemptSeconds)
 	for lines.Scan() {
 		var asked request
 		if err := json.Unmarshal(lines.Bytes(), &asked); err != nil {
 			return err
 		}
-		f.routes, f.asked = asked.Routes, []uint64{}
+		f.routes, f.asked, f.takes = asked.Routes, []uint64{}, seconds(asked.ResolveSeconds)
 		got, err := do(writer, asked)
 		got.Outcome, got.Asked = outcome(err), f.asked
 		if err != nil {

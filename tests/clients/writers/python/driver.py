@@ -5,6 +5,7 @@ answers what each call lists, or a server whose address the first line gives.
 
 import json
 import sys
+import time
 
 import grpc
 from cells.v1 import admin_pb2, admin_pb2_grpc, directory_pb2, directory_pb2_grpc, types_pb2
@@ -26,12 +27,13 @@ class Fake:
 
     def __init__(self, cells):
         self.cells = {cell["cellId"]: json_format.ParseDict(cell, types_pb2.Cell()) for cell in cells}
-        self.routes, self.asked = [], []
+        self.routes, self.asked, self.takes = [], [], 0
 
     def GetCell(self, request, timeout):
         return admin_pb2.GetCellResponse(cell=self.cells[request.cell_id])
 
     def Resolve(self, request, timeout):
+        time.sleep(self.takes)
         self.asked.append(request.min_epoch)
         if request.fallback != directory_pb2.FALLBACK_POLICY_REFUSE:
             raise AssertionError("a fallback is no route for this recipe")
@@ -89,7 +91,7 @@ def main():
     writer = guarded.Writer(directory, admin, lambda cell: client)
     for line in sys.stdin:
         call = json.loads(line)
-        fake.routes, fake.asked = call["routes"], []
+        fake.routes, fake.asked, fake.takes = call["routes"], [], call["resolveSeconds"]
         answer = do(writer, call)
         print(json.dumps({**answer, "asked": fake.asked}), flush=True)
 
