@@ -79,3 +79,33 @@ async fn keeps_the_contract(language: Language) {
     cases::an_answer_that_does_not_come_is_asked_for_again(&world).await;
     service::a_writer_and_the_service_agree(&build).await;
 }
+
+/// The excerpts of `docs/writers.md` are what the examples are.
+#[test]
+fn what_the_document_shows_is_in_the_examples() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Indented as it may be, and in a comment or out of it.
+    let plain = |text: &str| {
+        let lines = text.lines().map(|line| line.trim_start_matches("//").trim());
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let read = |name: &str| std::fs::read_to_string(here.join(name)).unwrap();
+    let document = read("docs/writers.md");
+    for (language, folder) in [("python", "examples/writers/python"), ("go", "examples/writers/go")]
+    {
+        let files = std::fs::read_dir(here.join(folder)).unwrap();
+        let sources: Vec<_> =
+            files.map(|file| plain(&read(file.unwrap().path().to_str().unwrap()))).collect();
+        let opening = format!("```{language}\n");
+        let excerpts: Vec<_> = document
+            .split(&opening)
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap())
+            .collect();
+        assert!(!excerpts.is_empty(), "{language}");
+        for excerpt in excerpts {
+            let found = sources.iter().any(|source| source.contains(plain(excerpt).trim()));
+            assert!(found, "not in {folder}:\n{excerpt}");
+        }
+    }
+}
