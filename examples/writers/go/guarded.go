@@ -26,8 +26,8 @@ import (
 )
 
 const (
-	// Longest wait for an answer of the directory. What it does not answer in time is written guarded, by what is known already.
-	resolveTimeout = 500 * time.Millisecond
+	// Longest wait for a new lease. What the directory does not answer in time is written guarded, by what is known already.
+	renewTimeout = 500 * time.Millisecond
 	// How long a directory that did not answer is left alone.
 	silence = time.Second
 	// Longest time for a call whose context has no deadline. A deadline must come before the ten minutes are over for which DynamoDB knows a
@@ -326,8 +326,13 @@ func (w *Writer) route(ctx context.Context, tenant string) (route, error) {
 	if known && (held.mode == logged || held.leased() || silent) {
 		return held, nil
 	}
-	answer, err := w.resolve(ctx, tenant, held.epoch)
-	if code := status.Code(err); known && (code == codes.Unavailable || code == codes.DeadlineExceeded) {
+	if !known {
+		return w.resolve(ctx, tenant, 0)
+	}
+	renewal, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	answer, err := w.resolve(renewal, tenant, held.epoch)
+	if code := status.Code(err); code == codes.Unavailable || code == codes.DeadlineExceeded {
 		// Guarded writes need no directory.
 		w.mu.Lock()
 		w.silentUntil = time.Now().Add(silence)
@@ -338,8 +343,6 @@ func (w *Writer) route(ctx context.Context, tenant string) (route, error) {
 }
 
 func (w *Writer) resolve(ctx context.Context, tenant string, minEpoch uint64) (route, error) {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
 	// Counted from before the request is sent: the lease may be shorter than it seems, but never longer. Go's times carry the monotonic
 	// clock.
 	sent := time.Now()
@@ -377,8 +380,6 @@ func (w *Writer) place(ctx context.Context, cell string) (*place, error) {
 	if at != nil {
 		return at, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
 	answer, err := w.admin.GetCell(ctx, &cellsv1.GetCellRequest{CellId: cell})
 	if err != nil {
 		return nil, err

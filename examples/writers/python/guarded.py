@@ -27,8 +27,8 @@ from cells.v1 import admin_pb2, directory_pb2, types_pb2
 DIRECT, LOGGED = "DIRECT", "LOGGED"
 OPEN, INCOMING, FENCED, MOVED = "OPEN", "INCOMING", "FENCED", "MOVED"
 
-# Longest wait for an answer of the directory. What it does not answer in time is written guarded, by what is known already.
-RESOLVE_S = 0.5
+# Longest wait for a new lease. What the directory does not answer in time is written guarded, by what is known already.
+RENEW_S = 0.5
 # How long a directory that did not answer is left alone.
 SILENCE_S = 1.0
 # Pauses while a guard refuses or a table is busy: they begin with the first and double up to the second.
@@ -96,6 +96,11 @@ class Place:
     tables: dict  # by the name that the table set gives them
     guards: Table  # the one of them that holds guards and logs
 
+    def table(self, name):
+        if name not in self.tables:
+            raise LookupError(f"the cell has no table {name}")
+        return self.tables[name]
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -158,11 +163,13 @@ class Call:
         self.redirected = False
         self.unknown = False
 
+    def left(self):
+        return max(0.0, self.deadline - time.monotonic())
+
     def pause(self, why):
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+        if not self.left():
             raise NotWritten(f"the deadline passed: {why}")
-        time.sleep(min(left, self.next_pause * random.uniform(0.5, 1)))
+        time.sleep(min(self.left(), self.next_pause * random.uniform(0.5, 1)))
         self.next_pause = min(2 * self.next_pause, PAUSE_S[1])
 
     def judge(self, error):
@@ -194,7 +201,7 @@ class Writer:
         stay below the ten minutes for which DynamoDB knows a token."""
         call = Call(deadline_s)
         try:
-            route = self._route(tenant)
+            route = self._route(tenant, call)
             plain = len(writes) == 1 and writes[0].repeatable and route.leased()
             if not (plain and self._write_plainly(route, writes[0], call)):
                 self._write_guarded(route, writes, call)
@@ -208,10 +215,10 @@ class Writer:
     def get(self, tenant, table, key, deadline_s=5.0):
         """A strict read: of the cell in which the tenant is, and not of one that it has left. None where there is no item."""
         call = Call(deadline_s)
-        route = self._route(tenant)
+        route = self._route(tenant, call)
         while True:
-            place = self._place(route.cell)
-            item = self._read(place, place.tables[table], key, call)
+            place = self._place(route.cell, call)
+            item = self._read(place, place.table(table), key, call)
             guard = self._guard(route, call)
             if route.confirmed_by(guard):
                 return item
@@ -219,10 +226,10 @@ class Writer:
 
     def _write_plainly(self, route, write, call):
         """Whether it was done within the lease. Otherwise the outcome does not count, whatever it is: it is written again, guarded."""
-        place = self._place(route.cell)
-        action = getattr(place.client, f"{write.action.lower()}_item")
+        place = self._place(route.cell, call)
+        action, table = getattr(place.client, f"{write.action.lower()}_item"), place.table(write.table)
         try:
-            action(TableName=place.tables[write.table].name, **write.params)
+            action(TableName=table.name, **write.params)
         except ERRORS as error:
             if isinstance(error, ClientError) and error.response["Error"]["Code"] == "ConditionalCheckFailedException":
                 raise ConditionFailed(str(error)) from error
@@ -240,20 +247,19 @@ class Writer:
                 # As long as the route is the same, so are the transaction and its token: whatever became of earlier attempts, it is
                 # done once.
                 if of != route:
-                    transaction, of = self._transaction(route, writes), route
+                    transaction, of = self._transaction(route, writes, self._place(route.cell, call)), route
                 done, guard = self._transact(route, transaction, call)
                 if done:
                     return
             route = self._follow(route, guard, call)
 
-    def _transaction(self, route, writes):
-        place = self._place(route.cell)
+    def _transaction(self, route, writes, place):
         operation = secrets.token_hex(16)
         shard = random.randrange(route.shards)
         items = [{"ConditionCheck": guard_check(place.guards, route, shard)}]
         touched = []
         for write in writes:
-            table = place.tables[write.table]
+            table = place.table(write.table)
             items.append({write.action: {"TableName": table.name, **write.params}})
             whole = write.params.get("Key") or write.params["Item"]
             key = {name: whole[name] for name in table.keys}
@@ -266,7 +272,7 @@ class Writer:
 
     def _transact(self, route, transaction, call):
         """Whether it was done, and if not, the guard that refused it."""
-        client = self._place(route.cell).client
+        client = self._place(route.cell, call).client
         while True:
             try:
                 client.transact_write_items(**transaction)
@@ -296,7 +302,7 @@ class Writer:
                 raise NotWritten(f"{route.cell} at epoch {route.epoch} has no guard that lets writes pass: try later, or ask who runs it")
             call.redirected = True
             reached = 0 if not guard else guard.epoch if guard.state == MOVED else guard.epoch - 1
-            return self._resolve(route.tenant, max(route.epoch, reached))
+            return self._resolve(route.tenant, max(route.epoch, reached), call.left())
         if guard.epoch < route.epoch:
             # An epoch never falls: this guard came with an old copy of the table.
             raise NotWritten(f"the guard of {route.cell} is older than epoch {route.epoch}: ask who runs it")
@@ -311,9 +317,9 @@ class Writer:
         return self._keep(Route(route.tenant, route.cell, guard.epoch, mode, 0.0, migration, shards))
 
     def _guard(self, route, call):
-        guards = self._place(route.cell).guards
-        key = keys_of(guards, f"\1guard#0#{route.tenant}", "\1")
-        return Guard.of(self._read(self._place(route.cell), guards, key, call), route.cell)
+        place = self._place(route.cell, call)
+        key = keys_of(place.guards, f"\1guard#0#{route.tenant}", "\1")
+        return Guard.of(self._read(place, place.guards, key, call), route.cell)
 
     def _read(self, place, table, key, call):
         while True:
@@ -326,28 +332,30 @@ class Writer:
                 call.unknown = unknown
                 call.pause(str(error))
 
-    def _route(self, tenant):
+    def _route(self, tenant, call):
         with self._lock:
             held = self._routes.get(tenant)
             silent = time.monotonic() < self._silent_until
         if held and (held.mode == LOGGED or held.leased() or silent):
             return held
+        if not held:
+            return self._resolve(tenant, 0, call.left())
         try:
-            return self._resolve(tenant, held.epoch if held else 0)
+            return self._resolve(tenant, held.epoch, min(RENEW_S, call.left()))
         except grpc.RpcError as error:
             # Guarded writes need no directory.
-            if not held or error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise
             self._silent_until = time.monotonic() + SILENCE_S
             return held
 
-    def _resolve(self, tenant, min_epoch):
+    def _resolve(self, tenant, min_epoch, timeout):
         # Counted from before the request is sent: the lease may be shorter than it seems, but never longer.
         sent = time.monotonic()
         request = directory_pb2.ResolveRequest(
             partition_key=tenant, min_epoch=min_epoch, fallback=directory_pb2.FALLBACK_POLICY_REFUSE
         )
-        answer = self._directory.Resolve(request, timeout=RESOLVE_S)
+        answer = self._directory.Resolve(request, timeout=timeout)
         placement, lease = answer.placement, answer.decision.lease
         mode = LOGGED if placement.write_mode == types_pb2.WRITE_MODE_LOGGED else DIRECT
         lease_end = sent + lease.seconds + lease.nanos / 1e9
@@ -360,11 +368,11 @@ class Writer:
                 self._routes[route.tenant] = route
         return route
 
-    def _place(self, cell_id):
+    def _place(self, cell_id, call):
         with self._lock:
             place = self._places.get(cell_id)
         if place is None:
-            cell = self._admin.GetCell(admin_pb2.GetCellRequest(cell_id=cell_id), timeout=RESOLVE_S).cell
+            cell = self._admin.GetCell(admin_pb2.GetCellRequest(cell_id=cell_id), timeout=call.left()).cell
             place = place_of(cell, self._connect(cell))
             with self._lock:
                 self._places[cell_id] = place
