@@ -36,11 +36,12 @@ const (
 )
 
 var (
-	// ErrNotWritten says that nothing was written, and nothing will be.
-	ErrNotWritten = errors.New("nothing was written")
+	// ErrRefused says that the cell lets nothing of the tenant's pass, or did not until the deadline; nothing was written.
+	ErrRefused = errors.New("refused")
 	// ErrConditionFailed says that the condition of one of the writes does not hold; nothing was written.
 	ErrConditionFailed = errors.New("a condition of the write does not hold")
-	// ErrOutcomeUnknown says that the write may have been done, or may yet be: read the item before you decide what to do.
+	// ErrOutcomeUnknown says that the write may have been done, or may yet be: read the item before you decide what to do. After any other
+	// error it was not done.
 	ErrOutcomeUnknown = errors.New("the write may have been done")
 )
 
@@ -108,7 +109,8 @@ func (w *Writer) Write(ctx context.Context, tenant string, writes ...Write) erro
 	c := &call{pause: firstPause}
 	err := w.write(ctx, c, tenant, writes)
 	if err != nil && c.unknown && !errors.Is(err, ErrConditionFailed) {
-		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+		// Not wrapped: what it says is true of the last attempt alone.
+		return fmt.Errorf("%w: %v", ErrOutcomeUnknown, err)
 	}
 	return err
 }
@@ -263,13 +265,13 @@ func (w *Writer) follow(ctx context.Context, c *call, r route, refused *guard) (
 		// It left, or is yet to come back; where to, the directory knows.
 		if c.redirected {
 			const problem = "%w: %s at epoch %d has no guard that lets writes pass: try later, or ask who runs it"
-			return r, fmt.Errorf(problem, ErrNotWritten, r.cell, r.epoch)
+			return r, fmt.Errorf(problem, ErrRefused, r.cell, r.epoch)
 		}
 		c.redirected = true
 		return w.resolve(ctx, r.tenant, max(r.epoch, g.reached()))
 	case g.epoch < r.epoch:
 		// An epoch never falls: this guard came with an old copy of the table.
-		return r, fmt.Errorf("%w: the guard of %s is older than epoch %d: ask who runs it", ErrNotWritten, r.cell, r.epoch)
+		return r, fmt.Errorf("%w: the guard of %s is older than epoch %d: ask who runs it", ErrRefused, r.cell, r.epoch)
 	case r.agreesWith(g):
 		if g == refused {
 			return r, c.wait(ctx, fmt.Sprintf("the guard of %s is changing", r.cell))

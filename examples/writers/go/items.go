@@ -82,14 +82,14 @@ func guardOf(item Item, cell string) (*guard, error) {
 	}
 	epoch, err := strconv.ParseUint(number(item, "GuardEpoch"), 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the guard of %s has no readable epoch: ask who runs it", ErrNotWritten, cell)
+		return nil, fmt.Errorf("%w: the guard of %s has no readable epoch: ask who runs it", ErrRefused, cell)
 	}
 	g := &guard{state: text(item, "GuardState"), epoch: epoch, log: plain}
 	if text(item, "GuardMode") == logged {
 		shards, err := strconv.Atoi(number(item, "GuardShards"))
 		g.log = log{mode: logged, migration: text(item, "GuardMigration"), shards: shards}
 		if err != nil || shards < 1 || g.migration == "" {
-			return nil, fmt.Errorf("%w: the guard of %s has no readable log: ask who runs it", ErrNotWritten, cell)
+			return nil, fmt.Errorf("%w: the guard of %s has no readable log: ask who runs it", ErrRefused, cell)
 		}
 	}
 	return g, nil

@@ -43,7 +43,7 @@ func (c *call) wait(ctx context.Context, why string) error {
 	c.pause = min(2*c.pause, lastPause)
 	select {
 	case <-ctx.Done():
-		return fmt.Errorf("%w: %w: %s", ErrNotWritten, ctx.Err(), why)
+		return fmt.Errorf("%w: %w: %s", ErrRefused, ctx.Err(), why)
 	case <-timer.C:
 		return nil
 	}

@@ -42,16 +42,16 @@ BUSY = {
 }  # fmt: skip
 
 
-class NotWritten(Exception):
-    """Nothing was written, and nothing will be."""
+class Refused(Exception):
+    """The cell lets nothing of the tenant's pass, or did not until the deadline. Nothing was written."""
 
 
-class ConditionFailed(NotWritten):
-    """The condition of one of the writes does not hold."""
+class ConditionFailed(Exception):
+    """The condition of one of the writes does not hold. Nothing was written."""
 
 
 class OutcomeUnknown(Exception):
-    """The write may have been done, or may yet be: read the item before you decide what to do."""
+    """The write may have been done, or may yet be: read the item before you decide what to do. After any other error it was not done."""
 
 
 def dynamodb_client(attempt_s=1.0, **options):
@@ -168,7 +168,7 @@ class Call:
 
     def pause(self, why):
         if not self.left():
-            raise NotWritten(f"the deadline passed: {why}")
+            raise Refused(f"the deadline passed: {why}")
         time.sleep(min(self.left(), self.next_pause * random.uniform(0.5, 1)))
         self.next_pause = min(2 * self.next_pause, PAUSE_S[1])
 
@@ -299,15 +299,15 @@ class Writer:
         if not guard or guard.state != OPEN:
             # It left, or is yet to come back; where to, the directory knows.
             if call.redirected:
-                raise NotWritten(f"{route.cell} at epoch {route.epoch} has no guard that lets writes pass: try later, or ask who runs it")
+                raise Refused(f"{route.cell} at epoch {route.epoch} has no guard that lets writes pass: try later, or ask who runs it")
             call.redirected = True
             reached = 0 if not guard else guard.epoch if guard.state == MOVED else guard.epoch - 1
             return self._resolve(route.tenant, max(route.epoch, reached), call.left())
         if guard.epoch < route.epoch:
             # An epoch never falls: this guard came with an old copy of the table.
-            raise NotWritten(f"the guard of {route.cell} is older than epoch {route.epoch}: ask who runs it")
+            raise Refused(f"the guard of {route.cell} is older than epoch {route.epoch}: ask who runs it")
         if guard.mode == LOGGED and not guard.migration:
-            raise NotWritten(f"the guard of {route.cell} names no migration: ask who runs it")
+            raise Refused(f"the guard of {route.cell} names no migration: ask who runs it")
         if route.agrees_with(guard):
             if guard is refused:
                 call.pause(f"the guard of {route.cell} is changing")

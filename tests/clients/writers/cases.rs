@@ -250,7 +250,7 @@ pub async fn a_fence_that_outlasts_the_deadline_lets_nothing_pass(world: &World)
     let case = world.case("fenced-for-long").within(SOON);
     case.guard(0, &logged(guard_of(0, Fenced, 1))).await;
     case.routes(&[(0, 1, Logged, NONE)]);
-    case.write(&[case.put("a", "1")], "not written").await;
+    case.write(&[case.put("a", "1")], "refused").await;
     // A plain write whose reply was lost may have been done before the fence.
     let case = world.case("fenced-after-lost").within(SOON);
     case.guard(0, &logged(guard_of(0, Fenced, 1))).await;
@@ -297,7 +297,7 @@ pub async fn a_tenant_that_moves_on_and_on_is_not_chased(world: &World) {
     case.guard(0, &guard_of(0, Moved, 2)).await;
     case.guard(1, &guard_of(1, Moved, 3)).await;
     case.routes(&[(0, 1, Direct, NONE), (1, 2, Direct, NONE), (0, 3, Direct, NONE)]);
-    assert_eq!(case.write(&[case.put("a", "1")], "not written").await, [0, 2]);
+    assert_eq!(case.write(&[case.put("a", "1")], "refused").await, [0, 2]);
     assert_eq!((case.value(0, "a").await, case.value(1, "a").await), (None, None));
 }
 
@@ -312,10 +312,10 @@ pub async fn a_cell_without_a_guard_is_not_written_to(world: &World) {
             case.guard(0, &stored).await;
         }
         case.routes(&[(0, 2, Direct, NONE)]);
-        case.write(&[case.put("a", "1")], "not written").await;
+        case.write(&[case.put("a", "1")], "refused").await;
         assert_eq!(case.value(0, "a").await, None, "{name}");
         case.begin_get("a");
-        case.comes_to("not written").await;
+        case.comes_to("refused").await;
     }
 }
 

@@ -186,8 +186,8 @@ func outcome(err error) string {
 		return "unknown"
 	case errors.Is(err, guarded.ErrConditionFailed):
 		return "condition failed"
-	case errors.Is(err, guarded.ErrNotWritten):
-		return "not written"
+	case errors.Is(err, guarded.ErrRefused):
+		return "refused"
 	default:
 		return "error"
 	}

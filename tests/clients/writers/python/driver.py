@@ -14,7 +14,7 @@ from google.protobuf import json_format
 import guarded
 
 
-class Refused(grpc.RpcError):
+class NoAnswer(grpc.RpcError):
     def __init__(self, code):
         self._code = code
 
@@ -38,11 +38,11 @@ class Fake:
         if request.fallback != directory_pb2.FALLBACK_POLICY_REFUSE:
             raise AssertionError("a fallback is no route for this recipe")
         if not self.routes:
-            raise Refused(grpc.StatusCode.UNAVAILABLE)
+            raise NoAnswer(grpc.StatusCode.UNAVAILABLE)
         route = self.routes.pop(0) if len(self.routes) > 1 else self.routes[0]
         answer = json_format.ParseDict(route, directory_pb2.ResolveResponse())
         if answer.placement.epoch < request.min_epoch:
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION)
+            raise NoAnswer(grpc.StatusCode.FAILED_PRECONDITION)
         return answer
 
 
@@ -67,8 +67,8 @@ def do(writer, call):
         return {"outcome": "unknown", "said": str(error)}
     except guarded.ConditionFailed as error:
         return {"outcome": "condition failed", "said": str(error)}
-    except guarded.NotWritten as error:
-        return {"outcome": "not written", "said": str(error)}
+    except guarded.Refused as error:
+        return {"outcome": "refused", "said": str(error)}
     except Exception as error:
         return {"outcome": "error", "said": f"{type(error).__name__}: {error}"}
 
