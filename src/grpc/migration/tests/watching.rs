@@ -23,8 +23,14 @@ async fn watch(service: &MigrationService, number: u128) -> WatchStream {
         .into_inner()
 }
 
+/// What comes next; within a minute of tokio's clock, so that a stream that goes on for ever fails its test.
+async fn item(stream: &mut WatchStream) -> Option<Result<v1::WatchMigrationResponse, Status>> {
+    let next = tokio::time::timeout(Duration::from_secs(60), stream.next());
+    next.await.expect("nothing comes, and it does not end")
+}
+
 async fn next(stream: &mut WatchStream) -> v1::Migration {
-    stream.next().await.expect("the stream goes on").unwrap().migration.unwrap()
+    item(stream).await.expect("the stream goes on").unwrap().migration.unwrap()
 }
 
 /// Whether nothing comes in several looks.
@@ -50,16 +56,16 @@ async fn a_migration_is_told_at_once_at_each_change_and_until_it_ends() {
     assert!(silent(&mut stream).await);
     fake.change(1, |one| one.record.phase = Phase::Done);
     assert_eq!(next(&mut stream).await.state(), v1::MigrationState::Done);
-    assert!(stream.next().await.is_none());
+    assert!(item(&mut stream).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_has_ended_is_told_once() {
     let fake = Arc::new(FakeMigrations::with([1]));
     fake.change(1, |one| one.record.phase = Phase::Aborted);
-    let messages: Vec<_> = watch(&service(&fake), 1).await.collect().await;
-    assert_eq!(messages.len(), 1);
-    assert!(messages[0].is_ok());
+    let mut stream = watch(&service(&fake), 1).await;
+    assert_eq!(next(&mut stream).await.state(), v1::MigrationState::Aborted);
+    assert!(item(&mut stream).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,9 +94,9 @@ async fn what_is_not_there_is_the_status_of_the_call() {
     let mut stream = watch(&service, 1).await;
     next(&mut stream).await;
     fake.state(|state| state.migrations.clear());
-    let status = stream.next().await.unwrap().unwrap_err();
+    let status = item(&mut stream).await.unwrap().unwrap_err();
     assert_eq!(reason(&status), "MIGRATION_NOT_FOUND");
-    assert!(stream.next().await.is_none());
+    assert!(item(&mut stream).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,9 +106,9 @@ async fn a_replica_that_shuts_down_ends_its_streams() {
     let mut stream = watch(&service, 1).await;
     next(&mut stream).await;
     service.draining.cancel();
-    let status = stream.next().await.unwrap().unwrap_err();
+    let status = item(&mut stream).await.unwrap().unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "SHUTTING_DOWN"));
-    assert!(stream.next().await.is_none());
+    assert!(item(&mut stream).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,11 +120,11 @@ async fn the_callers_deadline_ends_the_stream() {
     let stream = service(&fake).watch_migration(request).await;
     let mut stream = stream.map_err(|status| status.to_string()).unwrap().into_inner();
     next(&mut stream).await;
-    let status = stream.next().await.unwrap().unwrap_err();
+    let status = item(&mut stream).await.unwrap().unwrap_err();
     let expected = (Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     assert_eq!((status.code(), reason(&status).as_str()), expected);
     assert!(Instant::from(tokio::time::Instant::now()) >= deadline);
-    assert!(stream.next().await.is_none());
+    assert!(item(&mut stream).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +142,7 @@ async fn a_store_that_does_not_answer_for_a_moment_ends_nothing() {
     assert_eq!(next(&mut stream).await.state(), v1::MigrationState::Logging);
     // One that keeps failing does.
     fail(StoreError::Timeout, None);
-    let status = stream.next().await.unwrap().unwrap_err();
+    let status = item(&mut stream).await.unwrap().unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STORE_TIMEOUT"));
 
     // And one that will never answer, at once.
@@ -144,7 +150,7 @@ async fn a_store_that_does_not_answer_for_a_moment_ends_nothing() {
     let mut stream = watch(&service, 1).await;
     next(&mut stream).await;
     fail(StoreError::Unreadable { detail: "an attribute".to_owned() }, Some(1));
-    let status = stream.next().await.unwrap().unwrap_err();
+    let status = item(&mut stream).await.unwrap().unwrap_err();
     assert_eq!(reason(&status), "RECORD_UNREADABLE");
 }
 
@@ -167,6 +173,8 @@ async fn so_many_may_watch_and_a_place_is_given_back() {
     assert!(service.watch_migration(request(1)).await.is_err());
     // By a stream that ends.
     fake.change(1, |one| one.record.phase = Phase::Done);
-    while last.next().await.is_some() {}
+    next(&mut last).await;
+    next(&mut last).await;
+    assert!(item(&mut last).await.is_none());
     assert!(service.watch_migration(request(1)).await.is_ok());
 }
