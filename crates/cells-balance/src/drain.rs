@@ -163,13 +163,20 @@ impl<'a> Drain<'a> {
 
     /// The cell that is least full with the tenant; of equals the one whose id comes first.
     fn target(&self, leaving: &Leaving) -> Option<usize> {
-        let fit = self.reach.of(leaving.tenant).iter().copied();
-        let fit = fit.filter(|&at| at != self.source && self.no_room(at, leaving).is_none());
-        fit.min_by(|&a, &b| {
-            self.fill_with(a, leaving.amount)
-                .total_cmp(&self.fill_with(b, leaving.amount))
-                .then_with(|| self.cells[a].id.cmp(&self.cells[b].id))
-        })
+        let mut best: Option<(f64, usize)> = None;
+        for &at in self.reach.of(leaving.tenant) {
+            if at == self.source || self.no_room(at, leaving).is_some() {
+                continue;
+            }
+            let fill = self.fill_with(at, leaving.amount);
+            let better = best.is_none_or(|(least, cell)| {
+                fill < least || (fill == least && self.cells[at].id < self.cells[cell].id)
+            });
+            if better {
+                best = Some((fill, at));
+            }
+        }
+        best.map(|(_, at)| at)
     }
 
     /// Why a cell that could take a tenant has no room for it now.

@@ -212,8 +212,8 @@ pub struct Plan {
     pub bytes: u64,
     /// Moves of tenants whose bytes are a guess.
     pub bytes_guessed: u64,
-    /// Of a rebalance: no plan that relieves and fills cells as far as this one moves fewer bytes than that. The ratio of
-    /// [`Plan::bytes`] to it is how much better a plan could be at the very most.
+    /// Of a rebalance: no plan that relieves and fills cells as far as this one moves fewer bytes than that, of tenants whose load is
+    /// known and who may be moved now. The ratio of [`Plan::bytes`] to it is how much better a plan could be at the very most.
     pub bytes_at_least: Option<u64>,
     /// Of a drain: by what tenants are spread.
     pub spread_by: Option<SpreadBy>,

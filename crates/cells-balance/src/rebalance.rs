@@ -130,7 +130,7 @@ impl Rebalance<'_> {
         });
         let mut booked = self.relieve(&candidates);
         booked.extend(self.fill(&candidates, &booked));
-        plan.bytes_at_least = Some(self.bytes_at_least(&candidates));
+        plan.bytes_at_least = Some(self.bytes_at_least(&stays));
         booked.sort_by(|a, b| {
             b.candidate
                 .bytes
@@ -281,23 +281,24 @@ impl Rebalance<'_> {
     }
 
     /// The larger of two bounds: what the cells above the band must give, each out of its own tenants, and what the cells below it must
-    /// get, out of all tenants.
-    fn bytes_at_least(&self, candidates: &[Candidate]) -> u64 {
-        let accounts = || self.start.0.iter().zip(&self.books.0);
-        let mut relief: Vec<i64> =
-            accounts().map(|(before, after)| (before.above() - after.above()).max(0)).collect();
-        let mut relieved = 0u64;
+    /// get, out of all tenants. Hotspots count among them, and that a cell might give and take, so it holds for other planners, too.
+    fn bytes_at_least(&self, stays: &[Option<Stays>]) -> u64 {
+        let could = |at: &usize| matches!(stays[*at], None | Some(Stays::Hotspot(_)));
+        let mut all: Vec<Candidate> = (0..self.tenants.len())
+            .filter(could)
+            .map(|tenant| self.candidate(tenant))
+            .filter(|one| one.load > 0)
+            .collect();
+        all.sort_by(by_density);
         let mut of_cell: Vec<Vec<Candidate>> = vec![Vec::new(); self.cells.len()];
-        candidates.iter().for_each(|one| of_cell[one.giver].push(*one));
-        for (need, own) in relief.drain(..).zip(of_cell) {
-            relieved = relieved.saturating_add(fractional(need, own.into_iter()));
+        all.iter().for_each(|one| of_cell[one.giver].push(*one));
+        let (mut relieved, mut wanted) = (0u64, 0i64);
+        for ((before, after), own) in self.start.0.iter().zip(&self.books.0).zip(of_cell) {
+            let relief = (before.above() - after.above()).max(0);
+            relieved = relieved.saturating_add(fractional(relief, own.into_iter()));
+            wanted = wanted.saturating_add((before.below() - after.below()).max(0));
         }
-        let got = accounts().map(|(before, after)| (before.below() - after.below()).max(0));
-        let filled = fractional(
-            got.fold(0, i64::saturating_add),
-            candidates.iter().filter(|one| self.start.0[one.giver].spare() >= one.load).copied(),
-        );
-        relieved.max(filled)
+        relieved.max(fractional(wanted, all.into_iter()))
     }
 
     fn movement(&self, booked: &Booked) -> Move {
