@@ -55,7 +55,7 @@ fn rebalanced(world: &World, low: u64, high: u64) -> (Plan, bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     /// The promise: no cell below the band, no load wider than the band, room for all that is above.
     #[test]
@@ -117,7 +117,7 @@ fn how_good_plans_are_where_nothing_is_promised() {
     };
     let (mut can, mut does, mut worst) = (0, 0, 1.0f64);
     let (mut planned, mut fewest) = (0, 0);
-    for _ in 0..1_500 {
+    for _ in 0..600 {
         let mut some = |n| (0..n).map(|_| (1 + draw(200), 1 + draw(1_000))).collect::<Vec<_>>();
         let cells = [(200, some(3)), (100, some(2)), (0, some(2))];
         let (low, high) = (150, 500);
@@ -137,7 +137,7 @@ fn how_good_plans_are_where_nothing_is_promised() {
     println!(
         "{does} of {can} in the band; {planned} bytes, {fewest} at best; the worst ratio {worst:.2}"
     );
-    assert!(can > 300, "{can}");
+    assert!(can > 300, "too few that can be: {can}");
     assert!(does * 100 >= can * 85, "{does} of {can}");
     assert!(planned * 100 <= fewest * 120, "{planned} bytes, {fewest} at best");
 }

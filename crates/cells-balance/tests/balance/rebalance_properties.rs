@@ -40,7 +40,7 @@ fn distance(world: &World, (low, high): (u64, u64)) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
     fn every_move_is_allowed(world in a_world(), limits in a_band(), residency in a_residency(), share in 0.2f64..1.0) {
