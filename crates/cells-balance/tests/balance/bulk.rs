@@ -49,11 +49,13 @@ fn turn(bulk: &mut Bulk, observed: &[(&str, Observed)]) -> Vec<Step> {
 }
 
 fn started(steps: &[Step]) -> Vec<&str> {
-    let start = |step| match step {
-        &Step::Start(ref start) => Some(start.migration.as_str()),
-        _ => None,
-    };
-    steps.iter().filter_map(start).collect()
+    let mut started = vec![];
+    for step in steps {
+        if let Step::Start(start) = step {
+            started.push(start.migration.as_str());
+        }
+    }
+    started
 }
 
 fn failed(reason: &str) -> Observed {
@@ -98,6 +100,23 @@ fn a_tenant_that_fails_is_tried_again_after_all_others_and_stops_nobody() {
     assert_eq!(turn(&mut bulk, &[]), []);
     let summary = bulk.summary();
     assert_eq!((summary.done.tenants, summary.failed.tenants, summary.to_retry.tenants), (2, 1, 0));
+}
+
+#[test]
+fn who_failed_waits_for_those_who_cannot_start_yet() {
+    let moves = [("t1", "a", "x"), ("t2", "a", "y"), ("t3", "a", "y")];
+    let mut bulk = bulk(&moves, limits(3, 3, 1));
+    assert_eq!(started(&turn(&mut bulk, &[])), ["b_t1_1", "b_t2_1"]);
+    let failed = [("b_t1_1", failed("x")), ("b_t2_1", RUNNING)];
+    assert_eq!(started(&turn(&mut bulk, &failed)), [""; 0], "t3 waits for a place in y");
+    assert_eq!(started(&turn(&mut bulk, &[("b_t2_1", Observed::Done)])), ["b_t3_1", "b_t1_2"]);
+}
+
+#[test]
+fn limits_of_a_source_are_kept() {
+    let moves = [("t1", "a", "x"), ("t2", "a", "y"), ("t3", "a", "z"), ("t4", "b", "z")];
+    let mut bulk = bulk(&moves, limits(9, 2, 9));
+    assert_eq!(started(&turn(&mut bulk, &[])), ["b_t1_1", "b_t4_1", "b_t2_1"]);
 }
 
 #[test]

@@ -240,7 +240,7 @@ fn an_event() -> impl Strategy<Value = Event> {
 }
 
 fn a_bulk() -> impl Strategy<Value = Bulk> {
-    let moves = prop::collection::vec((0u8..3, 0u8..3), 0..150);
+    let moves = prop::collection::vec((0u8..3, 0u8..3), 0..100);
     (moves, 1u32..6, 1u32..4, 1u32..4, 1u32..12).prop_map(|(moves, running, out, into, open)| {
         let moves = moves.iter().enumerate().map(|(at, (source, target))| {
             one(&format!("t{at}"), &format!("s{source}"), &format!("x{target}"))
@@ -251,7 +251,7 @@ fn a_bulk() -> impl Strategy<Value = Bulk> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
 
     #[test]
     fn it_ends_whatever_crashes_and_its_items_tell_the_truth(

@@ -71,6 +71,37 @@ fn cells_below_the_band_come_first_as_targets_and_are_filled() {
 }
 
 #[test]
+fn a_cell_below_the_band_comes_before_one_with_more_room() {
+    let roomy = CellView { size: 10.0, ..cell("c", 0.5) };
+    let tenants = [tenant("t1", "a", 0.125, 10)];
+    assert_eq!(ways(&plan(&[cell("a", 0.8), cell("b", 0.2), roomy], &tenants)), [("t1", "a", "b")]);
+}
+
+#[test]
+fn who_gives_does_not_take() {
+    // With 0.4 gone from `a`, it had room for the 0.1 of `b`; and were that 0.4 to stay after all, `a` would be fuller than ever.
+    let cells = [cell("a", 0.9), cell("b", 0.75), cell("c", 0.3)];
+    let tenants = [tenant("t1", "a", 0.4 / 0.9, 1), tenant("t2", "b", 0.1 / 0.75, 1)];
+    let plan = plan(&cells, &tenants);
+    assert_eq!((ways(&plan), standing(&plan, "b")), (vec![("t1", "a", "c")], Standing::Above));
+}
+
+#[test]
+fn who_takes_does_not_give() {
+    // With `t1` come to `g`, it could give `t2`; and were `t1` to stay after all, `g` would be below the band.
+    let gold = CellView { labels: labels(&[("tier", "gold")]), ..cell("g", 0.55) };
+    let golden = TenantView {
+        required_labels: labels(&[("tier", "gold")]),
+        ..tenant("t1", "a", 0.1 / 0.8, 1)
+    };
+    let tenants = [golden, tenant("t2", "g", 0.3 / 0.55, 1)];
+    let options = RebalanceOptions { hotspot_share: 1.0, ..RebalanceOptions::default() };
+    let cells = [cell("a", 0.8), cell("d", 0.25), gold];
+    let plan = plan_rebalance(&cells, &tenants, BAND, &[], &options).unwrap();
+    assert_eq!((ways(&plan), standing(&plan, "d")), (vec![("t1", "a", "g")], Standing::Below));
+}
+
+#[test]
 fn the_tenant_that_is_the_hotspot_is_reported_and_stays() {
     let cells = [cell("a", 0.9), cell("b", 0.4)];
     let hot = tenant("hot", "a", 0.6, 1);
