@@ -53,9 +53,11 @@ impl Default for RebalanceOptions {
 ///
 /// What is promised of it: in any order of its moves, and with any of them left out, no cell leaves the band or gets further from it;
 /// and after them, with these moves as `last_moves`, there is nothing more to do. The bytes are at most **twice** the fewest possible
-/// where no cell is below the band, no tenant's load is wider than the band, and targets have room for all that is above. In general nothing
-/// is promised (the average is a few per cent above the best in tiny worlds, the worst many times), and a plan may end with cells out of the band that a better one would bring in: finding out is
-/// subset sum. [`Plan::bytes_at_least`] says of each plan how far from the best it can be.
+/// where no cell is below the band, no tenant's load is wider than the band, and targets have room for all that is above.
+///
+/// In general nothing is promised of the bytes: in tiny worlds they are a few per cent above the best on average, and many times the best at
+/// worst. And a plan may end with cells out of the band that a better one would bring in: finding out is subset sum.
+/// [`Plan::bytes_at_least`] says of each plan how far from the best it can be.
 ///
 /// A cell gives or takes, never both, nor the opposite of what it did in one of `last_moves`; and tenants of `last_moves` stay. Tenants and
 /// cells whose loads are not known stay out of it, and so do cells that are draining, in quarantine or retired; a cordoned cell gives.
