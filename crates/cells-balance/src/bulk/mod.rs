@@ -14,6 +14,10 @@
 //! bulk's, the tenant and the attempt by a function of the caller, so a `Start` that is repeated after a crash names the same
 //! migration, and starting one that exists has to be no error. Nothing else is remembered between two calls of `next`.
 //!
+//! A worker that was taken over from can still act on what it stored. To exclude that, let a start be conditional on the revision with which the
+//! tenant's chunk was just stored. Without it a migration may start after its tenant was noted as skipped, since the bulk was
+//! cancelled: it runs to its end as any other, only the bulk does not tell of it.
+//!
 //! **How it is stored.** A [`Header`] and [`Chunk`]s of [`ITEMS_PER_CHUNK`] tenants, each as JSON far below the 400 KB of a DynamoDB item
 //! whatever the keys and reasons are. Operators (pause, resume, cancel) change the header alone. A worker changes chunks, and the header at
 //! the end only. Each has a revision, which is the condition on which the next one is written. Chunks need not be written together.

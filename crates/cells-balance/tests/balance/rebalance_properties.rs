@@ -56,6 +56,7 @@ proptest! {
             prop_assert!(!tenant.moving && !tenant.expires_soon);
             prop_assert!(tenant.load_share.unwrap() <= share, "a hotspot is moved");
             prop_assert!(could_take(source, tenant, target, residency), "{one:?}");
+            prop_assert!(plan.moves.iter().all(|other| other.source != one.target), "{} gives and takes", one.target);
             prop_assert!(matches!(source.state, CellState::Active | CellState::Cordoned));
             prop_assert!(source.utilisation.is_some() && target.utilisation.is_some());
         }
