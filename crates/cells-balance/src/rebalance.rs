@@ -53,7 +53,7 @@ impl Default for RebalanceOptions {
 ///
 /// What is promised of it: in any order of its moves, and with any of them left out, no cell leaves the band or gets further from it;
 /// and after them, with these moves as `last_moves`, there is nothing more to do. The bytes are at most **twice** the fewest possible
-/// where no cell is below the band, no tenant's load is wider than the band, and targets have room for all that is above.
+/// among tenants that may be moved, where no cell is below the band, no load is wider than the band, and targets have room for all of it.
 ///
 /// In general nothing is promised of the bytes: in tiny worlds they are a few per cent above the best on average, and many times the best at
 /// worst. And a plan may end with cells out of the band that a better one would bring in: finding out is subset sum.
