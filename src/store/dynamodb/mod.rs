@@ -10,7 +10,6 @@ mod call;
 mod cells;
 pub mod client;
 mod commit;
-mod connector;
 mod cursor;
 pub mod entry;
 mod error;
