@@ -164,7 +164,7 @@ impl<R: Routes> Writer<R> {
         let table = self.guard_table(job, &home)?;
         let stored = match self.read_guard(job, &home, &table).await {
             Ok(stored) => stored,
-            Err(error) => return Err(job.failed(error)),
+            Err(error) => return Err(job.failed(job.waited(error))),
         };
         self.judge(job, home, &table, stored).await
     }
@@ -192,6 +192,7 @@ impl<R: Routes> Writer<R> {
                 if let Some(route) = self.elsewhere(job, &home, &stored.guard).await {
                     return self.follow(job, route);
                 }
+                job.waits = Some(home.cell.clone());
                 if !job.pace.look().await {
                     return Err(job.failed(Error::Fenced { cell: home.cell.to_string() }));
                 }
@@ -253,6 +254,9 @@ impl<R: Routes> Writer<R> {
                 job.identity.cancelled();
                 if let Some(form) = self.recorded(job).await {
                     return Ok(Next::Done(form));
+                }
+                if job.open && !job.repeatable() {
+                    return Err(Error::Unknown);
                 }
                 job.refusals += 1;
                 // Once is a route that is behind. Again and again is a guard that changes as fast as it is read.
@@ -377,6 +381,14 @@ impl Form {
 }
 
 impl Job<'_> {
+    /// The deadline passed while it waited for a guard: that is why.
+    pub(super) fn waited<E>(&self, error: Error<E>) -> Error<E> {
+        match (error, &self.waits) {
+            (Error::Busy(_), Some(cell)) => Error::Fenced { cell: cell.to_string() },
+            (error, _) => error,
+        }
+    }
+
     fn guarded(&self, form: Form) -> Written {
         let how = match form.migration {
             Some(_) => How::Logged,

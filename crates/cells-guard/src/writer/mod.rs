@@ -23,7 +23,9 @@
 //!
 //! | write | repeated |
 //! | --- | --- |
-//! | in a transaction, direct or guarded | the same under the same token, which DynamoDB does once within ten minutes; another form of it, under the same token as well: DynamoDB refuses it if it has seen the first |
+//! | in a transaction, direct or guarded | the same under the same token, which DynamoDB does once within ten minutes |
+//! | in a direct transaction whose lease is over | guarded, under the same token as well: DynamoDB refuses it if it has seen the first, and the first if it comes after it |
+//! | in a guarded one whose guard is not open as it was any more | the log may have its record. If not, it is repeated only if it [may be done twice](Write::repeatable) |
 //! | put, delete, or an update that [may be done twice](Write::repeatable), each by itself | guarded. A condition that fails then may have been made to fail by the first attempt: the outcome is unknown |
 //! | any other update by itself | never: the outcome is unknown |
 //!
@@ -132,6 +134,8 @@ struct Job<'a> {
     open: bool,
     /// The last open attempt, and the name of the record that it would have left.
     recorded: Option<(guarded::Form, u128)>,
+    /// The cell whose guard it waits for.
+    waits: Option<Arc<str>>,
     /// How often a guard was not as it was asked for.
     refusals: u32,
     redirects: u32,
@@ -194,6 +198,7 @@ impl<R: Routes> Writer<R> {
             identity: Identity::new(call.id.as_deref(), tenant, writes),
             open: false,
             recorded: None,
+            waits: None,
             refusals: 0,
             redirects: 0,
         };

@@ -107,6 +107,7 @@ impl<R: Routes> Writer<R> {
             identity: super::Identity::new(None, tenant, &[]),
             open: false,
             recorded: None,
+            waits: None,
             refusals: 0,
             redirects: 0,
         }
@@ -154,7 +155,8 @@ impl<R: Routes> Writer<R> {
         let Some(table) = home.tables.guard_table() else {
             return Err(Error::Unguarded { cell: home.cell.to_string() });
         };
-        let stored = self.read_guard(job, &home, &table).await?;
+        let stored = self.read_guard(job, &home, &table).await;
+        let stored = stored.map_err(|error| job.waited(error))?;
         let stored = stored.filter(|stored| *stored.cell == *home.cell).ok_or_else(missing)?;
         let StoredGuard { guard, next, .. } = stored;
         match guard.state {
@@ -167,6 +169,7 @@ impl<R: Routes> Writer<R> {
                 if let Some(elsewhere) = self.elsewhere(job, &home, &guard).await {
                     return Ok(Err(elsewhere));
                 }
+                job.waits = Some(home.cell.clone());
                 if !job.pace.look().await {
                     return Err(Error::Fenced { cell: home.cell.to_string() });
                 }
