@@ -18,10 +18,11 @@ use crate::cells::{AwsCloud, CellRecords, Regions, Registrar};
 use crate::config::{self, Command, Config, Invocation, TablesCommand};
 use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::{self, Clock, Directory, Ingredients, Randomness};
-use crate::domain::Invalid;
+use crate::domain::{Invalid, Region};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::grpc::{BoundServer, Items, ServeError};
 use crate::metering::Consumption;
+use crate::store::dynamodb::client::of_aws;
 use crate::store::dynamodb::{self, DynamoDbStore, StoreSettings, TableNames, tables};
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
@@ -161,8 +162,11 @@ impl Served {
         let options = options(config, endpoint.clone(), consumption.clone());
         let shared = dynamodb::client::shared_config(&options).await;
         let aws = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone(), consumption.clone()));
-        let regions = Regions::new(shared, endpoint.clone(), consumption.clone());
+        let regions = Regions::new(shared.clone(), endpoint.clone(), consumption.clone());
         let control_client = dynamodb::connect(&options).await;
+        let emulated = endpoint.as_deref().is_some_and(|endpoint| !of_aws(endpoint));
+        let region = shared.region().filter(|_| !emulated);
+        let home = region.and_then(|region| Region::new(region.as_ref()).ok());
         let client = dynamodb::connect(&options).await;
         let names = table_names(config)?;
         let keep = keep(config, &client).await?;
@@ -175,7 +179,10 @@ impl Served {
         }
         let store_settings =
             StoreSettings { commit_timeout: config.commit_timeout, ttl_grace: config.expiry_grace };
-        let store = Arc::new(DynamoDbStore::new(client, names, store_settings));
+        let store = Arc::new(DynamoDbStore::new(client, names.clone(), store_settings.clone()));
+        // Migrations have a client of their own: what they are denied is not the routing table's.
+        let migrations =
+            Arc::new(DynamoDbStore::new(control_client.clone(), names, store_settings));
         let records: Arc<dyn CellRecords> = store.clone();
         let metering = metering::Metering {
             consumption,
@@ -186,7 +193,8 @@ impl Served {
         };
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
         metering.start(config, telemetry, &directory, &tasks)?;
-        let cells = cells::Cells { aws, regions, records, control: control_client };
+        let control = control_client;
+        let cells = cells::Cells { aws, regions, home, migrations, records, control };
         let (registrar, items) = cells.start(config, &directory, telemetry, &tasks)?;
         Ok(Self { directory, cells: registrar, items, server, tasks })
     }

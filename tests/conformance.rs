@@ -89,6 +89,7 @@ mod memory {
                 created: None,
                 updated: None,
                 expires,
+                migration: None,
             });
         }
     }

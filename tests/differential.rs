@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use cell_directory::domain::{
     Cell, CellId, CellState, Change, Cluster, Endpoint, Epoch, HistoryRecord, JournalEntry,
-    JournalId, Labels, LeaseDuration, Mapping, Nonce, PartitionKey, Placement, PlacementEvent,
-    Region, RequestId, RequestRecord, Sequence, StoredOutcome, Timestamp, Weight, WriteMode,
+    JournalId, Labels, LeaseDuration, Mapping, MigrationId, Nonce, PartitionKey, Placement,
+    PlacementEvent, Region, RequestId, RequestRecord, Sequence, StoredOutcome, Timestamp, Weight,
+    WriteMode,
 };
 use cell_directory::store::dynamodb::{
     DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, connect, tables,
@@ -117,6 +118,11 @@ impl Pair {
         CellId::new(self.pick(&CELLS)).unwrap()
     }
 
+    fn migration(&mut self) -> Option<MigrationId> {
+        let id = MigrationId::new(self.below(2).into());
+        self.chance(30).then_some(id)
+    }
+
     fn epoch(&mut self) -> Epoch {
         Epoch::new(1 + self.below(4)).unwrap()
     }
@@ -147,6 +153,7 @@ impl Pair {
             created: Some(self.time()),
             updated: Some(self.time()),
             expires: self.maybe_time(),
+            migration: self.migration(),
         }
     }
 
@@ -169,6 +176,7 @@ impl Pair {
             revision,
             placements: self.below(5),
             counted_at: revision,
+            tables: None,
         }
     }
 
@@ -186,6 +194,7 @@ impl Pair {
                 cell: self.cell_id(),
                 epoch: self.epoch(),
                 adopted: self.chance(20),
+                migration: self.migration(),
             },
             _ => right,
         }

@@ -14,7 +14,10 @@ use crate::cells::{
 };
 use crate::config::Config;
 use crate::directory::{Clock, Directory, Randomness};
+use crate::domain::Region;
 use crate::grpc::Items;
+use crate::migration::MigrationRecords;
+use crate::migration::guards::Guards;
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 
@@ -22,6 +25,9 @@ use crate::telemetry::Telemetry;
 pub struct Cells {
     pub aws: Arc<AwsCloud>,
     pub regions: Regions,
+    /// The Region of the directory's own tables, on AWS; `None`: an emulator has all tables in one place.
+    pub home: Option<Region>,
+    pub migrations: Arc<dyn MigrationRecords>,
     pub records: Arc<dyn CellRecords>,
     /// For `CellControl`.
     pub control: aws_sdk_dynamodb::Client,
@@ -36,7 +42,8 @@ impl Cells {
         telemetry: &Telemetry,
         tasks: &Tasks,
     ) -> Result<(Registrar, Items), AppError> {
-        let Self { aws, regions, records, control } = self;
+        let Self { aws, regions, home, migrations, records, control } = self;
+        let regions = Arc::new(regions);
         let cloud: Arc<dyn Cloud> = aws.clone();
         let prefix = config.table_prefix.clone();
         let worker = Worker {
@@ -49,6 +56,7 @@ impl Cells {
                 interval: config.operations_interval,
                 takeover: config.operations_takeover,
                 page_pause: Duration::from_secs(1) / config.drill_pages_per_second.max(1),
+                home: home.clone(),
             },
         };
         tasks.spawn("operations", |stop| worker.run(stop));
@@ -58,6 +66,16 @@ impl Cells {
             settings: SchedulerSettings { interval: config.backups_interval },
         };
         tasks.spawn("backups", |stop| scheduler.run(stop));
+        let guards = Guards {
+            directory: directory.clone(),
+            cells: records.clone(),
+            records: migrations,
+            regions: regions.clone(),
+            prefix: prefix.clone(),
+            home,
+        };
+        let (keeper, interval) = (guards.clone(), config.guards_interval);
+        tasks.spawn("guards", move |stop| keeper.keep(interval, stop));
         let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
         let table = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control, table, config.events_lease);

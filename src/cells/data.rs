@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use cells_guard::CellTables;
 use cells_guard::writer::KnownGuards;
 use parking_lot::Mutex;
 
@@ -115,8 +114,6 @@ struct Known {
     /// Versions never change.
     sets: HashMap<(TableSetId, u64), Arc<TableSet>>,
     cells: HashMap<CellId, (Instant, Option<CellTablesRecord>)>,
-    /// By the set and version that they are of.
-    tables: HashMap<CellId, ((TableSetId, u64), Arc<CellTables>)>,
 }
 
 /// A table of a cell.
@@ -139,10 +136,10 @@ impl CellData {
     pub fn new(
         directory: Directory,
         records: Arc<dyn CellRecords>,
-        regions: Regions,
+        regions: Arc<Regions>,
         prefix: String,
     ) -> Self {
-        let (regions, known, guards) = (Arc::new(regions), Arc::default(), Arc::default());
+        let (known, guards) = (Arc::default(), Arc::default());
         Self { directory, records, regions, prefix, known, guards, rpc: None, deadline: None }
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
+use cells_guard::CellTables;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -87,6 +88,7 @@ pub fn cell(state: CellState, placements: u64) -> Cell {
         revision: Sequence::new(1),
         placements,
         counted_at: Sequence::new(1),
+        tables: None,
     }
 }
 
@@ -101,6 +103,14 @@ impl Cells for OneCell {
         let other =
             Cell { id: id.clone(), state: CellState::Cordoned, placements: 0, ..cell.clone() };
         Ok(Some(Arc::new(if cell.id == *id { cell } else { other })))
+    }
+
+    async fn set_tables(&self, id: &CellId, tables: Option<CellTables>) -> Result<(), Error> {
+        let mut cell = self.0.lock();
+        if cell.id == *id {
+            cell.tables = tables.map(Arc::new);
+        }
+        Ok(())
     }
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use cells_guard::CellTables;
 
 use super::operation::{Operation, OperationId};
 use super::table_set::{TableSet, TableSetId};
-use crate::directory::{Directory, Error};
+use crate::directory::{CellPatch, Directory, Error, Mutation};
 use crate::domain::{Cell, CellId};
 use crate::store::StoreError;
 
@@ -33,12 +34,27 @@ pub enum Started {
 #[async_trait]
 pub trait Cells: Send + Sync + 'static {
     async fn cell(&self, id: &CellId) -> Result<Option<Arc<Cell>>, Error>;
+
+    /// Records which tables a cell has; `None`: none any more, which is refused while it holds placements. From then on new tenants get
+    /// their guards with their placements.
+    async fn set_tables(&self, id: &CellId, tables: Option<CellTables>) -> Result<(), Error>;
 }
 
 #[async_trait]
 impl Cells for Directory {
     async fn cell(&self, id: &CellId) -> Result<Option<Arc<Cell>>, Error> {
         Ok(self.registry().await?.cell(id).cloned())
+    }
+
+    async fn set_tables(&self, id: &CellId, tables: Option<CellTables>) -> Result<(), Error> {
+        let registry = self.registry().await?;
+        let cell = registry.cell(id);
+        if cell.is_none_or(|cell| cell.tables.as_deref() == tables.as_ref()) {
+            return Ok(());
+        }
+        let tables = Some(tables.map(Arc::new));
+        let patch = CellPatch { tables, ..CellPatch::default() };
+        self.update_cell(id.clone(), patch, None, Mutation::default()).await.map(|_| ())
     }
 }
 

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use cells_guard::{CellTable, CellTables};
 use serde::{Deserialize, Serialize};
 
 use super::template::KeyTemplate;
-use crate::domain::{CellId, Invalid, Region, Timestamp};
+use crate::domain::{Cell, CellId, Invalid, Region, Timestamp};
 
 /// A table set's name: `[a-z0-9][a-z0-9-]{0,62}`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -59,6 +60,28 @@ impl TableSet {
     /// Identifies this version.
     pub fn etag(&self) -> String {
         format!("v{}", self.version)
+    }
+
+    /// The tables that a cell has by this set, for its registration. `home`: the Region of the directory's own tables, which one
+    /// transaction spans with those of the same Region; `None`: with all.
+    pub fn cell_tables(&self, prefix: &str, cell: &Cell, home: Option<&Region>) -> CellTables {
+        let table = |spec: &TableSpec| CellTable {
+            name: spec.name.clone(),
+            table_name: spec.table_name(prefix, &cell.id),
+            partition_key: spec.partition_key.name.clone(),
+            sort_key: spec.sort_key.as_ref().map(|key| (key.name.clone(), key.key_type.into())),
+            tenant_keys: spec.tenant_keys.iter().map(KeyTemplate::text).collect(),
+            ttl_attribute: spec.ttl_attribute.clone(),
+        };
+        let tables = CellTables {
+            set: self.id.as_str().to_owned(),
+            version: self.version,
+            tables: self.tables.iter().map(table).collect(),
+            guards: None,
+            together: home.is_none_or(|home| *home == cell.region),
+            guarded: false,
+        };
+        tables.with_guards_as(cell.tables.as_deref())
     }
 
     pub fn table(&self, name: &str) -> Option<&TableSpec> {
@@ -123,6 +146,16 @@ macro_rules! named {
 named! {
     /// What a key attribute holds.
     KeyType { String = "S", Number = "N", Binary = "B", }
+}
+
+impl From<KeyType> for cells_guard::KeyType {
+    fn from(of: KeyType) -> Self {
+        match of {
+            KeyType::String => Self::String,
+            KeyType::Number => Self::Number,
+            KeyType::Binary => Self::Binary,
+        }
+    }
 }
 
 named! {

@@ -16,7 +16,8 @@ use super::plan::{Change, Observed, Wanted, plan};
 use super::records::{CellRecords, Cells};
 use super::recovery::{BackedUp, Comparison};
 use super::registrar::obstacles;
-use crate::directory::Clock;
+use crate::directory::{Clock, Error, Refused};
+use crate::domain::Region;
 
 /// How often the same change is done again because it did not show, until it is taken to have no effect.
 const MAX_REPEATS: u32 = 60;
@@ -33,6 +34,8 @@ pub struct WorkerSettings {
     pub takeover: Duration,
     /// After each page that a drill reads.
     pub page_pause: Duration,
+    /// The Region of the directory's own tables, on AWS; `None`: an emulator has all tables in one place.
+    pub home: Option<Region>,
 }
 
 impl Default for WorkerSettings {
@@ -41,6 +44,7 @@ impl Default for WorkerSettings {
             interval: Duration::from_secs(2),
             takeover: Duration::from_secs(60),
             page_pause: Duration::from_millis(100),
+            home: None,
         }
     }
 }
@@ -210,6 +214,10 @@ impl Worker {
             }
             Goal::Drill { from, .. } => self.drill(operation, watch, &from).await,
         };
+        let look = match look {
+            Ok(Look::Ended(Ok(()))) => self.register(operation).await,
+            look => look,
+        };
         match look {
             Ok(Look::Working) => {}
             Ok(Look::Ended(result)) => operation.end(result, self.clock.now()),
@@ -243,6 +251,19 @@ impl Worker {
         let (set, version) = operation.goal.set();
         let Some(set) = self.records.table_set_at(set, version).await? else { return Ok(None) };
         Ok(Some(Wanted::of(&set, &self.prefix, &cell)))
+    }
+
+    /// Registers the tables that an operation has brought about with their cell.
+    async fn register(&self, operation: &Operation) -> Result<Look, CellsError> {
+        if let Some(Some((set, version))) = operation.goal.leaves() {
+            let cell = self.cells.cell(&operation.cell).await?;
+            let set = self.records.table_set_at(set, version).await?;
+            if let (Some(cell), Some(set)) = (cell, set) {
+                let tables = set.cell_tables(&self.prefix, &cell, self.settings.home.as_ref());
+                self.cells.set_tables(&cell.id, Some(tables)).await?;
+            }
+        }
+        Ok(Look::Ended(Ok(())))
     }
 
     pub(super) async fn provision(
@@ -309,6 +330,15 @@ impl Worker {
         let Some(wanted) = self.wanted(operation).await? else {
             return Ok(Look::Ended(Err("the cell or its table set is gone".to_owned())));
         };
+        // From here on nobody is placed with a guard in tables that go.
+        match self.cells.set_tables(&operation.cell, None).await {
+            Err(Error::Refused(Refused::CellNotEmpty { .. })) => {
+                return Ok(Look::Ended(
+                    Err("the tables stay: tenants live in the cell".to_owned()),
+                ));
+            }
+            registered => registered?,
+        }
         let mut left = 0;
         for wanted in &wanted {
             let table = TableRef::from(wanted);

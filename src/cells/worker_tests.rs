@@ -20,6 +20,7 @@ use crate::domain::{CellId, CellState, Timestamp};
 use crate::store::StoreError;
 
 pub const SETTINGS: WorkerSettings = WorkerSettings {
+    home: None,
     interval: Duration::from_millis(100),
     takeover: Duration::from_secs(1),
     page_pause: Duration::from_millis(1),

@@ -40,6 +40,15 @@ pub mod bound {
     pub const EXPIRY_GRACE: Span = HOUR..=days(365);
     pub const BACKUPS_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
     pub const DRILL_PAGES_PER_SECOND: RangeInclusive<u32> = 1..=1000;
+    pub const GUARDS_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
+    pub const MIGRATION_INTERVAL: Span = Duration::from_millis(10)..=Duration::from_secs(5);
+    pub const MIGRATION_TAKEOVER: Span = Duration::from_secs(2)..=HOUR;
+    pub const MIGRATION_LEASE_MARGIN: Span = Duration::ZERO..=MINUTE;
+    pub const MIGRATION_SOAK: Span = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
+    pub const MIGRATION_PAUSE_BUDGET: Span = Duration::from_millis(50)..=MINUTE;
+    pub const MIGRATION_CONCURRENCY: RangeInclusive<u32> = 1..=64;
+    pub const MIGRATION_WRITE_UNITS: RangeInclusive<u32> = 0..=1_000_000;
+    pub const MIGRATION_GUARD_SHARDS: RangeInclusive<u32> = 1..=16;
     pub const OPERATIONS_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const OPERATIONS_TAKEOVER: Span = Duration::from_secs(2)..=HOUR;
     pub const LOAD_INTERVAL: Span = Duration::from_millis(100)..=HOUR;
@@ -208,6 +217,42 @@ pub struct Config {
     /// Time without a sign of life after which another replica goes on with an operation, 2s to 1h; at least --operations-interval
     #[arg(long, default_value = "60s", value_parser = duration(bound::OPERATIONS_TAKEOVER))]
     pub operations_takeover: Duration,
+
+    /// Pause between two looks for tenants without a guard, in cells where not all were seen to have one, 10ms to 1h
+    #[arg(long, default_value = "30s", value_parser = duration(bound::GUARDS_INTERVAL))]
+    pub guards_interval: Duration,
+
+    /// Pause between two looks for migrations that nobody works on, 10ms to 5s
+    #[arg(long, default_value = "2s", value_parser = duration(bound::MIGRATION_INTERVAL))]
+    pub migration_interval: Duration,
+
+    /// Time without a sign of life after which another replica goes on with a migration, 2s to 1h; at least --migration-interval
+    #[arg(long, default_value = "6s", value_parser = duration(bound::MIGRATION_TAKEOVER))]
+    pub migration_takeover: Duration,
+
+    /// What is waited longer than leases last before a copy begins, for clocks that run at different rates, 0s to 1m
+    #[arg(long, default_value = "1s", value_parser = duration(bound::MIGRATION_LEASE_MARGIN))]
+    pub migration_lease_margin: Duration,
+
+    /// How long a tenant that was moved can go back without a copy, where a migration does not say, 0s to 30d
+    #[arg(long, default_value = "15m", value_parser = duration(bound::MIGRATION_SOAK))]
+    pub migration_soak: Duration,
+
+    /// Longest time in which a tenant cannot write, where a migration does not say, 50ms to 1m
+    #[arg(long, default_value = "1s", value_parser = duration(bound::MIGRATION_PAUSE_BUDGET))]
+    pub migration_pause_budget: Duration,
+
+    /// Migrations that a replica works on at the same time, 1 to 64
+    #[arg(long, default_value = "4", value_parser = number(bound::MIGRATION_CONCURRENCY))]
+    pub migration_concurrency: u32,
+
+    /// Write capacity units a second that a migration consumes at most, where it does not say, 0 to 1000000; 0: no limit
+    #[arg(long, default_value = "0", value_parser = number(bound::MIGRATION_WRITE_UNITS))]
+    pub migration_write_units: u32,
+
+    /// Items of a tenant's guard while it moves, of which each write checks one, 1 to 16
+    #[arg(long, default_value = "8", value_parser = number(bound::MIGRATION_GUARD_SHARDS))]
+    pub migration_guard_shards: u32,
 
     /// Pause between two looks for scheduled backups that are due, 10ms to 1h
     #[arg(long, default_value = "1m", value_parser = duration(bound::BACKUPS_INTERVAL))]

@@ -213,7 +213,7 @@ fn command() -> clap::Command {
 /// [`ConfigError::Usage`] for a bad flag, `--help` and `--version`. [`ConfigError::Invalid`] for everything wrong in the
 /// lower layers (unreadable file, unknown key, bad value, whether or not a flag overrides it); or, when every value is
 /// good by itself, for values that contradict each other: one of `tls_cert` and `tls_key`; `listen` beyond loopback with neither
-/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `retry_backoff_max` under `retry_backoff_min`; `load_limit` under `load_spare_from`;
+/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `migration_takeover` under `migration_interval`; `retry_backoff_max` under `retry_backoff_min`; `load_limit` under `load_spare_from`;
 /// a short `tenant_hash_key`; and for `dev` a `dynamodb_endpoint` or both listeners on one address.
 pub fn parse<A, E>(args: A, variables: E) -> Result<Invocation, ConfigError>
 where
@@ -387,6 +387,12 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
             config.operations_takeover,
             "operations_interval",
             config.operations_interval,
+        ),
+        (
+            "migration_takeover",
+            config.migration_takeover,
+            "migration_interval",
+            config.migration_interval,
         ),
         (
             "retry_backoff_max",

@@ -37,7 +37,7 @@ use super::pauses::Pauses;
 use super::policy::AssignmentPolicy;
 use super::randomness::Randomness;
 use super::replica::Replica;
-use crate::domain::{Mapping, Nonce, PartitionKey, Placement, Sequence};
+use crate::domain::{Change, Mapping, Nonce, PartitionKey, Placement, Sequence};
 use crate::store::{Commit, CommitOutcome, Found, Journal, MAX_WRITES, Refusal, StoreError};
 use crate::telemetry::propagation;
 
@@ -383,6 +383,10 @@ impl Task {
                             waiting.answer(answer.map_err(Error::from));
                             continue;
                         }
+                        Some(Found::Superseded) => {
+                            waiting.answer(Err(Refused::Superseded.into()));
+                            continue;
+                        }
                         Some(Found::Mapping(mapping)) => {
                             let key = waiting.command.action.key().cloned();
                             mappings.extend(key.map(|key| (key, mapping.clone())));
@@ -439,7 +443,12 @@ impl Task {
             // An attempt that is cut off leaves the outcome open: unless it is open already, none is begun that may be.
             let room =
                 if in_doubt { Duration::ZERO } else { self.parts.settings.commit_budget / 8 };
-            if !failed.transient() || tokio::time::Instant::now() + pause + room >= deadline {
+            // A step of a migration waits for writers to let go of a guard: that is for its worker to do, not for everybody here.
+            let alone = matches!(commit.entry.changes.as_slice(), [Change::Moved { .. }]);
+            if !failed.transient()
+                || (alone && failed == StoreError::Throttled)
+                || tokio::time::Instant::now() + pause + room >= deadline
+            {
                 return Ended::Failed(match in_doubt {
                     true => Error::OutcomeUnknown,
                     false => Error::Store(failed),
@@ -540,6 +549,9 @@ fn mapping_after(outcome: &Outcome) -> Option<(PartitionKey, Mapping)> {
         }
         Outcome::Vacated(placement) => {
             Some((placement.key.clone(), Mapping::Vacated(placement.epoch)))
+        }
+        Outcome::Moved(placement) => {
+            Some((placement.key.clone(), Mapping::Placed(Placement::clone(placement))))
         }
         // What was there before was only assumed to be there still.
         Outcome::Placed { .. } | Outcome::Cell(_) | Outcome::CellDeleted | Outcome::Cluster(_) => {

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use super::error::Refused;
 use super::policy::{AssignmentPolicy, Candidate};
 use super::registry::{Registry, total_deltas};
+use cells_guard::CellTables;
+
 use crate::domain::{
     Capacity, Cell, CellId, CellState, Change, Cluster, Constraints, Endpoint, Epoch, JournalEntry,
     Labels, LeaseDuration, Loads, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region,
@@ -72,6 +74,7 @@ pub enum Action {
         epoch: Option<Epoch>,
         event: PlacementEvent,
     },
+    Move(Box<Step>),
     CreateCell {
         cell: NewCell,
         /// Placements that an adopted table has in the cell already.
@@ -90,6 +93,22 @@ pub enum Action {
         lease: LeaseDuration,
         etag: Option<String>,
     },
+}
+
+/// A step of a migration that changes the tenant's placement, and with it guards and the migration's own record: all or nothing. It has
+/// an entry of its own, for writers may hold on to a guard for a while, and others are not to wait for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What the table is taken to say.
+    pub assumed: Mapping,
+    /// What it must say.
+    pub before: Placement,
+    pub after: Placement,
+    /// Cells that count the tenant from now on, and no longer.
+    pub gained: Option<CellId>,
+    pub lost: Option<CellId>,
+    /// Of guards and of the record.
+    pub writes: Vec<Write>,
 }
 
 /// Which cell a tenant gets.
@@ -127,6 +146,8 @@ pub struct CellPatch {
     pub weight: Option<Weight>,
     pub capacity: Option<Capacity>,
     pub state: Option<CellState>,
+    /// `Some(None)`: it has none any more.
+    pub tables: Option<Option<Arc<CellTables>>>,
 }
 
 /// What a command comes to, once its entry is committed.
@@ -139,6 +160,8 @@ pub enum Outcome {
         candidates: Vec<Candidate>,
     },
     Vacated(Placement),
+    /// A step of a migration was done.
+    Moved(Arc<Placement>),
     Cell(Cell),
     CellDeleted,
     Cluster(Cluster),
@@ -177,6 +200,8 @@ pub struct Draft<'a> {
     counted: HashSet<CellId>,
     items: usize,
     bytes: usize,
+    /// Nothing more fits, however small.
+    closed: bool,
 }
 
 /// An item that a draft changes. A transaction may name an item only once.
@@ -225,6 +250,7 @@ impl<'a> Draft<'a> {
             counted: HashSet::new(),
             items: 0,
             bytes: 0,
+            closed: false,
         }
     }
 
@@ -239,7 +265,8 @@ impl<'a> Draft<'a> {
 
     /// Drafts a command.
     pub fn add(&mut self, command: &Command) -> Drafted {
-        if self.touches(command) {
+        let alone = matches!(command.action, Action::Move(_));
+        if self.closed || (alone && !self.is_empty()) || self.touches(command) {
             return Drafted::Deferred;
         }
         let loads = &*self.loads;
@@ -313,6 +340,7 @@ impl<'a> Draft<'a> {
         if count_touched || (full && !self.is_empty()) {
             return Drafted::Deferred;
         }
+        self.closed = matches!(command.action, Action::Move(_));
         self.counted.extend(newly_counted);
         self.items += items;
         self.bytes += bytes;
@@ -340,6 +368,7 @@ impl Action {
     pub fn key(&self) -> Option<&PartitionKey> {
         match self {
             Action::Place { key, .. } | Action::Vacate { key, .. } => Some(key),
+            Action::Move(step) => Some(&step.before.key),
             Action::CreateCell { .. }
             | Action::UpdateCell { .. }
             | Action::DeleteCell { .. }
@@ -350,6 +379,7 @@ impl Action {
     fn item(&self) -> Item {
         match self {
             Action::Place { key, .. } | Action::Vacate { key, .. } => Item::Mapping(key.clone()),
+            Action::Move(step) => Item::Mapping(step.before.key.clone()),
             Action::CreateCell { cell, .. } => Item::Cell(cell.id.clone()),
             Action::UpdateCell { cell, .. } | Action::DeleteCell { cell, .. } => {
                 Item::Cell(cell.clone())
@@ -362,6 +392,7 @@ impl Action {
     pub fn assume(&mut self, mapping: Mapping) {
         match self {
             Action::Place { assumed, .. } | Action::Vacate { assumed, .. } => *assumed = mapping,
+            Action::Move(step) => step.assumed = mapping,
             Action::CreateCell { .. }
             | Action::UpdateCell { .. }
             | Action::DeleteCell { .. }
@@ -376,6 +407,7 @@ impl Outcome {
         match self {
             Outcome::Placed { placement, .. } => StoredOutcome::Placed(Placement::clone(placement)),
             Outcome::Vacated(placement) => StoredOutcome::Vacated(placement.clone()),
+            Outcome::Moved(placement) => StoredOutcome::Placed(Placement::clone(placement)),
             Outcome::Cell(cell) => StoredOutcome::Cell(cell.clone()),
             Outcome::CellDeleted => StoredOutcome::CellDeleted,
             Outcome::Cluster(cluster) => StoredOutcome::Cluster(cluster.clone()),

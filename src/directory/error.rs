@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::domain::{CellId, CellState, Epoch, Placement, Timestamp};
+use crate::domain::{CellId, CellState, Epoch, MigrationId, Placement, Timestamp};
 use crate::store::StoreError;
 
 use super::policy::Candidate;
@@ -68,6 +68,11 @@ pub enum Refused {
     StateChangeNotAllowed { cell: CellId, from: CellState, to: CellState },
     #[error("it has changed: its etag is {present}")]
     EtagMismatch { present: String },
+    #[error("the tenant is being moved by migration {migration}")]
+    Moving { migration: MigrationId },
+    /// For a migration's worker: somebody else has the migration, or the tenant is not as it was.
+    #[error("something else has changed the tenant or its migration")]
+    Superseded,
     #[error("the request id was used for another request")]
     RequestIdReused,
     #[error("another change of the same item kept winning; try again")]

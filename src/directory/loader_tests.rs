@@ -36,8 +36,7 @@ async fn place(store: &Faulty, placement: Placement, before: Expected) {
 
 async fn vacate(store: &Faulty, name: &str) {
     let placement = placement(name, "a", 1);
-    let expect =
-        Expected::Placed { cell: placement.cell.clone(), epoch: Epoch::FIRST, adopted: false };
+    let expect = Expected::from(&crate::domain::Mapping::Placed(placement.clone()));
     let writes = vec![Write::Vacate { key: key(name), epoch: Epoch::FIRST, expect }];
     let entry = entry(head(store).await + 1, vec![Change::Vacated { placement }]);
     assert_eq!(commit_now(&store.inner, &Commit { entry, writes }), CommitOutcome::Committed);

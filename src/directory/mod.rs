@@ -58,7 +58,7 @@ use tower::Service;
 
 pub use clock::Clock;
 pub use committer::CommitterSettings;
-pub use draft::{CellPatch, NewCell, Outcome, Request};
+pub use draft::{CellPatch, NewCell, Outcome, Request, Step as MoveStep};
 pub use error::{Error, Refused};
 pub use feed::{Later, Position};
 pub use memory::{CellName, Memory, Mode as MemoryMode, Residence};
@@ -400,6 +400,19 @@ impl Directory {
         let assumed = self.mapping(&key).await?;
         let event = PlacementEvent::Deleted;
         self.change(Action::Vacate { key, assumed, epoch, event }, how).await
+    }
+
+    /// Does a step of a migration, where the tenant is as it says.
+    ///
+    /// # Errors
+    /// [`Refused::Superseded`] where it is not; only after [`Error::OutcomeUnknown`] may it have been done.
+    pub async fn step(&self, step: MoveStep) -> Result<Arc<Placement>, Error> {
+        let action = Action::Move(Box::new(step));
+        match self.shared.changes.submit(Command { action, request: None }).await? {
+            Outcome::Moved(placement) => Ok(placement),
+            // Of no other action.
+            _ => Err(Error::OutcomeUnknown),
+        }
     }
 
     pub async fn create_cell(&self, cell: NewCell, how: Mutation) -> Result<Outcome, Error> {

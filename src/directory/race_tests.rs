@@ -174,6 +174,7 @@ async fn check_answers(store: &MemoryStore, told: &[Told]) {
                 assert!(!vacated.contains(&placement), "taken away twice");
                 vacated.push(placement);
             }
+            Ok(Outcome::Moved(placement)) => panic!("nobody moves: {placement:?}"),
             Ok(Outcome::Cell(cell)) => {
                 let revision = |change: &&&Change| match change {
                     Change::CellCreated { cell: there } | Change::CellUpdated { cell: there } => {

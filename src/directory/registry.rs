@@ -132,7 +132,7 @@ impl Registry {
                     self.cluster = cluster.clone();
                 }
             }
-            Change::Placed { .. } | Change::Vacated { .. } => {}
+            Change::Placed { .. } | Change::Moved { .. } | Change::Vacated { .. } => {}
         }
     }
 }

@@ -304,6 +304,9 @@ impl Watcher {
                 self.cells.contains(&placement.cell)
                     || replaced.as_ref().is_some_and(|cell| self.cells.contains(cell))
             }
+            Change::Moved { placement, from, .. } => {
+                self.cells.contains(&placement.cell) || self.cells.contains(from)
+            }
             Change::Vacated { placement } => self.cells.contains(&placement.cell),
             Change::CellCreated { cell } | Change::CellUpdated { cell } => {
                 self.cells.contains(&cell.id)
@@ -337,9 +340,9 @@ fn placement_bytes(placement: &Placement) -> usize {
 
 fn entry_bytes(entry: &Arc<JournalEntry>) -> usize {
     let change = |change: &Change| match change {
-        Change::Placed { placement, .. } | Change::Vacated { placement } => {
-            placement_bytes(placement)
-        }
+        Change::Placed { placement, .. }
+        | Change::Moved { placement, .. }
+        | Change::Vacated { placement } => placement_bytes(placement),
         _ => CELL_BYTES,
     };
     entry.changes.iter().map(change).sum()

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
+use cells_guard::CellTables;
 use serde::{Deserialize, Serialize};
 
 use super::id::{CellId, Invalid, Sequence, checked_string, has_control};
@@ -166,6 +168,10 @@ pub struct Cell {
     pub placements: u64,
     /// The last journal entry that `placements` takes in.
     pub counted_at: Sequence,
+    /// The tables that were provisioned for the cell. In the journal, so that a tenant's guard is written with its placement by whoever
+    /// places it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Arc<CellTables>>,
 }
 
 impl Cell {

@@ -238,6 +238,62 @@ impl std::str::FromStr for JournalId {
     }
 }
 
+/// A migration's name: 32 lower-case hexadecimal digits, the same in the API, in guards and in logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MigrationId(u128);
+
+impl MigrationId {
+    /// `random` must come from a source that does not repeat, or be a digest: 128 bits.
+    pub fn new(random: u128) -> Self {
+        Self(random)
+    }
+
+    pub fn get(self) -> u128 {
+        self.0
+    }
+
+    /// # Errors
+    /// With the reason `INVALID_MIGRATION_ID`.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        cells_guard::guard::parse_migration(text).map(|id| Self(id.0)).ok_or_else(|| {
+            let problem = "is not 32 of [0-9a-f]; send it as it was answered";
+            Invalid::new("INVALID_MIGRATION_ID", problem)
+        })
+    }
+}
+
+impl TryFrom<String> for MigrationId {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        Self::parse(&text)
+    }
+}
+
+impl From<MigrationId> for String {
+    fn from(id: MigrationId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for MigrationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl From<MigrationId> for cells_migration::MigrationId {
+    fn from(id: MigrationId) -> Self {
+        Self(id.0)
+    }
+}
+
+impl From<cells_migration::MigrationId> for MigrationId {
+    fn from(id: cells_migration::MigrationId) -> Self {
+        Self(id.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

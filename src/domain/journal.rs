@@ -32,6 +32,17 @@ pub enum Change {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaced: Option<CellId>,
     },
+    /// A step of a migration, after which the placement is so. `gained` counts the tenant from now on and `lost` no longer: while a tenant
+    /// moves, both cells do, for either may be the one that it stays in.
+    Moved {
+        placement: Placement,
+        /// Where the tenant lived before the step.
+        from: CellId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gained: Option<CellId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost: Option<CellId>,
+    },
     /// A tenant has no cell any more: `placement` as it last stood.
     Vacated {
         placement: Placement,
@@ -54,9 +65,9 @@ impl Change {
     /// The tenant that the change is about, if it is about one.
     pub fn key(&self) -> Option<&PartitionKey> {
         match self {
-            Change::Placed { placement, .. } | Change::Vacated { placement } => {
-                Some(&placement.key)
-            }
+            Change::Placed { placement, .. }
+            | Change::Moved { placement, .. }
+            | Change::Vacated { placement } => Some(&placement.key),
             Change::CellCreated { .. }
             | Change::CellUpdated { .. }
             | Change::CellDeleted { .. }
@@ -69,7 +80,10 @@ impl Change {
         match self {
             Change::CellCreated { cell } | Change::CellUpdated { cell } => Some(&cell.id),
             Change::CellDeleted { cell } => Some(cell),
-            Change::Placed { .. } | Change::Vacated { .. } | Change::ClusterUpdated { .. } => None,
+            Change::Placed { .. }
+            | Change::Moved { .. }
+            | Change::Vacated { .. }
+            | Change::ClusterUpdated { .. } => None,
         }
     }
 
@@ -77,6 +91,7 @@ impl Change {
     pub fn deltas(&self) -> impl Iterator<Item = (&CellId, i64)> {
         let (gained, lost) = match self {
             Change::Placed { placement, replaced } => (Some(&placement.cell), replaced.as_ref()),
+            Change::Moved { gained, lost, .. } => (gained.as_ref(), lost.as_ref()),
             Change::Vacated { placement } => (None, Some(&placement.cell)),
             _ => (None, None),
         };

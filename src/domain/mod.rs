@@ -13,7 +13,9 @@ mod time;
 
 pub use cell::{Capacity, Cell, CellState, Endpoint, Labels, Region, Weight};
 pub use cluster::{Cluster, LeaseDuration};
-pub use id::{CellId, Epoch, Invalid, JournalId, Nonce, PartitionKey, RequestId, Sequence};
+pub use id::{
+    CellId, Epoch, Invalid, JournalId, MigrationId, Nonce, PartitionKey, RequestId, Sequence,
+};
 pub use journal::{Change, JournalEntry};
 pub use load::{CellLoad, LEAST_SHARE, LoadTerms, Loads, TableLoad};
 pub use placement::{

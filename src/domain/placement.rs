@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Labels, Region};
 use super::cluster::Cluster;
-use super::id::{CellId, Epoch, PartitionKey, RequestId};
+use super::id::{CellId, Epoch, MigrationId, PartitionKey, RequestId};
 use super::time::Timestamp;
 
 /// How writers of a tenant write.
@@ -41,16 +41,19 @@ pub enum PlacementEvent {
     Adopted,
     Deleted,
     Expired,
+    /// By a migration.
+    Moved,
 }
 
 impl PlacementEvent {
-    pub const ALL: [PlacementEvent; 6] = [
+    pub const ALL: [PlacementEvent; 7] = [
         PlacementEvent::Assigned,
         PlacementEvent::Pinned,
         PlacementEvent::Imported,
         PlacementEvent::Adopted,
         PlacementEvent::Deleted,
         PlacementEvent::Expired,
+        PlacementEvent::Moved,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -61,6 +64,7 @@ impl PlacementEvent {
             PlacementEvent::Adopted => "ADOPTED",
             PlacementEvent::Deleted => "DELETED",
             PlacementEvent::Expired => "EXPIRED",
+            PlacementEvent::Moved => "MOVED",
         }
     }
 
@@ -83,6 +87,10 @@ pub struct Placement {
     pub created: Option<Timestamp>,
     pub updated: Option<Timestamp>,
     pub expires: Option<Timestamp>,
+    /// The migration that works on the tenant. The table says it; memory and snapshots leave it out, and whoever writes on what
+    /// they say is refused by the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationId>,
 }
 
 impl Placement {

@@ -284,6 +284,7 @@ fn cell_of(outcome: Outcome) -> Option<v1::Cell> {
         Outcome::Cell(cell) => Some(convert::cell(&cell)),
         Outcome::Placed { .. }
         | Outcome::Vacated(_)
+        | Outcome::Moved(_)
         | Outcome::CellDeleted
         | Outcome::Cluster(_) => None,
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use cells_guard::{CellTable, CellTables};
+
 use crate::directory::policy::{Candidate, Standing};
 use crate::directory::{
     Clock, FallbackReason, Home, Registry, Residence, Routed, Source, Standing as Stand, Step,
@@ -30,6 +32,7 @@ pub fn placement(
 pub fn unaddressed(placement: &Placement, now: Timestamp) -> v1::Placement {
     v1::Placement {
         partition_key: placement.key.as_str().to_owned(),
+        migration_id: placement.migration.map(|id| id.to_string()).unwrap_or_default(),
         ..bare_placement(&Residence::from(placement), || now)
     }
 }
@@ -230,6 +233,30 @@ pub fn cell(cell: &Cell) -> v1::Cell {
         update_time: Some(timestamp(cell.updated)),
         placement_count: cell.placements,
         load: None,
+        tables: cell.tables.as_deref().map(cell_tables),
+    }
+}
+
+fn cell_tables(tables: &CellTables) -> v1::CellTables {
+    let table = |table: &CellTable| v1::CellTable {
+        name: table.name.clone(),
+        table_name: table.table_name.clone(),
+        partition_key: table.partition_key.clone(),
+        sort_key: table.sort_key.as_ref().map(|(name, _)| name.clone()).unwrap_or_default(),
+        sort_key_type: table
+            .sort_key
+            .as_ref()
+            .map(|(_, of)| of.as_str().into())
+            .unwrap_or_default(),
+        tenant_keys: table.tenant_keys.clone(),
+        ttl_attribute: table.ttl_attribute.clone().unwrap_or_default(),
+    };
+    v1::CellTables {
+        table_set_id: tables.set.clone(),
+        version: tables.version,
+        tables: tables.tables.iter().map(table).collect(),
+        guards: tables.guards.clone().unwrap_or_default(),
+        together: tables.together,
     }
 }
 
@@ -287,6 +314,7 @@ fn event(event: PlacementEvent) -> v1::PlacementEvent {
         PlacementEvent::Adopted => v1::PlacementEvent::Adopted,
         PlacementEvent::Deleted => v1::PlacementEvent::Deleted,
         PlacementEvent::Expired => v1::PlacementEvent::Expired,
+        PlacementEvent::Moved => v1::PlacementEvent::Moved,
     }
 }
 

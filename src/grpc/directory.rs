@@ -247,7 +247,9 @@ impl DirectoryService {
 
     fn outcome_placement(&self, outcome: Outcome) -> Option<v1::Placement> {
         match outcome {
-            Outcome::Placed { placement, .. } => Some(self.placement(&placement)),
+            Outcome::Placed { placement, .. } | Outcome::Moved(placement) => {
+                Some(self.placement(&placement))
+            }
             Outcome::Vacated(placement) => Some(self.placement(&placement)),
             Outcome::Cell(_) | Outcome::CellDeleted | Outcome::Cluster(_) => None,
         }

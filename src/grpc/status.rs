@@ -90,6 +90,7 @@ reasons! {
     CellNotEligible = "CELL_NOT_ELIGIBLE": FailedPrecondition,
     CellNotEmpty = "CELL_NOT_EMPTY": FailedPrecondition,
     OperationRunning = "OPERATION_RUNNING": FailedPrecondition,
+    MigrationRunning = "MIGRATION_RUNNING": FailedPrecondition,
     CellInUse = "CELL_IN_USE": FailedPrecondition,
     ConditionFailed = "CONDITION_FAILED": FailedPrecondition,
     CellNotProvisioned = "CELL_NOT_PROVISIONED": FailedPrecondition,
@@ -373,7 +374,13 @@ impl From<Refused> for Fault {
                 "request_id",
                 "was used for another request; send a new one",
             ),
-            Refused::Contended => say(Reason::Contended, "nothing was changed").retry(SOON),
+            Refused::Moving { migration } => {
+                say(Reason::MigrationRunning, "wait until it has ended, or cancel it")
+                    .with("migration_id", migration)
+            }
+            Refused::Contended | Refused::Superseded => {
+                say(Reason::Contended, "nothing was changed").retry(SOON)
+            }
         }
     }
 }

@@ -161,7 +161,9 @@ fn changes(entry: &JournalEntry, now: Timestamp) -> impl Iterator<Item = v1::Pla
     let sequence = entry.sequence.get();
     entry.changes.iter().filter_map(move |change| {
         let change = match change {
-            Change::Placed { placement, .. } => Sent::Placed(convert::unaddressed(placement, now)),
+            Change::Placed { placement, .. } | Change::Moved { placement, .. } => {
+                Sent::Placed(convert::unaddressed(placement, now))
+            }
             Change::Vacated { placement } => Sent::Vacated(convert::unaddressed(placement, now)),
             Change::CellCreated { cell } | Change::CellUpdated { cell } => {
                 Sent::Cell(convert::cell(cell))

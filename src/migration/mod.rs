@@ -2,9 +2,12 @@
 //!
 //! [`cells_migration`] decides; [`driver`](self) performs. [`model`] is the durable form.
 
+pub mod guards;
 pub mod model;
+pub mod records;
 
 pub use model::{
-    Ask, Estimate, Findings, Migration, MigrationId, Mismatch, MismatchKind, Progress, Spec,
-    TargetCell, Verification,
+    Ask, Estimate, Findings, Migration, Mismatch, MismatchKind, Progress, Spec, TargetCell,
+    Verification,
 };
+pub use records::{Begun, MigrationRecords, Order, Told};

@@ -9,40 +9,7 @@ use std::time::Duration;
 use cells_migration::Record;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{CellId, Invalid, PartitionKey, Timestamp};
-
-/// A migration's name: 32 lower-case hexadecimal digits, the same in the API, in guards and in logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MigrationId(pub u128);
-
-impl MigrationId {
-    /// # Errors
-    /// With the reason `INVALID_MIGRATION_ID`.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        cells_guard::guard::parse_migration(text).map(|id| Self(id.0)).ok_or_else(|| {
-            let problem = "is not 32 of [0-9a-f]; send it as it was answered";
-            Invalid::new("INVALID_MIGRATION_ID", problem)
-        })
-    }
-}
-
-impl std::fmt::Display for MigrationId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl From<MigrationId> for cells_migration::MigrationId {
-    fn from(id: MigrationId) -> Self {
-        Self(id.0)
-    }
-}
-
-impl From<cells_migration::MigrationId> for MigrationId {
-    fn from(id: cells_migration::MigrationId) -> Self {
-        Self(id.0)
-    }
-}
+use crate::domain::{CellId, MigrationId, PartitionKey, Timestamp};
 
 /// How sure a commit has to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,8 +153,6 @@ pub struct Migration {
     pub progress: Progress,
     /// Of the last comparison.
     pub findings: Option<Findings>,
-    /// An operator asked for a pause.
-    pub paused: bool,
     /// Why nobody works on it until it is retried.
     pub parked: Option<String>,
     /// What went wrong last, and is tried again.

@@ -7,16 +7,19 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use async_trait::async_trait;
+use cells_guard::StoredGuard;
+use cells_migration::{GuardCheck, Record};
 use parking_lot::Mutex;
 
 use super::{
-    Commit, CommitOutcome, Cursor, Expected, Found, Head, Journal, Page, Placements, Refusal,
-    StoreError, Write,
+    Commit, CommitOutcome, Cursor, Expected, Found, GuardEffect, GuardWrite, Head, Journal, Page,
+    Placements, Refusal, StoreError, Write,
 };
 use crate::domain::{
-    Cell, CellId, Cluster, Epoch, HistoryRecord, JournalEntry, JournalId, Mapping, PartitionKey,
-    Placement, RequestId, RequestRecord, Sequence, Timestamp,
+    Cell, CellId, Cluster, Epoch, HistoryRecord, JournalEntry, JournalId, Mapping, MigrationId,
+    PartitionKey, Placement, RequestId, RequestRecord, Sequence, Timestamp,
 };
+use crate::migration::{Begun, Migration, MigrationRecords, Order, Told};
 
 /// Placements and journal in memory.
 #[derive(Debug, Default)]
@@ -39,6 +42,9 @@ struct State {
     counts: BTreeMap<CellId, (i64, Sequence)>,
     history: BTreeMap<(PartitionKey, Epoch), HistoryRecord>,
     requests: BTreeMap<RequestId, RequestRecord>,
+    guards: BTreeMap<GuardKey, StoredGuard>,
+    migrations: BTreeMap<MigrationId, Migration>,
+    moving: BTreeMap<PartitionKey, MigrationId>,
 }
 
 impl MemoryStore {
@@ -53,6 +59,13 @@ impl MemoryStore {
         (state.head, state.trimmed) = (head, head);
         drop(state);
         store
+    }
+
+    /// The first shards of all guards, by their tenants.
+    pub fn guards(&self) -> Vec<(PartitionKey, StoredGuard)> {
+        let state = self.state.lock();
+        let first = state.guards.iter().filter(|((_, _, shard), _)| *shard == 0);
+        first.map(|((_, tenant, _), guard)| (tenant.clone(), guard.clone())).collect()
     }
 
     /// Writes a placement as somebody else's router would: without condition and without a journal entry. What it says of epoch,
@@ -230,6 +243,98 @@ impl Journal for MemoryStore {
     }
 }
 
+#[async_trait]
+impl MigrationRecords for MemoryStore {
+    async fn begin(&self, migration: &Migration) -> Result<Begun, StoreError> {
+        let mut state = self.state.lock();
+        if let Some(existing) = state.migrations.get(&migration.id()) {
+            return Ok(Begun::Exists(Box::new(existing.clone())));
+        }
+        if let Some(other) = state.moving.get(&migration.spec.tenant) {
+            return Ok(Begun::Moving(*other));
+        }
+        state.moving.insert(migration.spec.tenant.clone(), migration.id());
+        state.migrations.insert(migration.id(), migration.clone());
+        Ok(Begun::Begun)
+    }
+
+    async fn migration(&self, id: MigrationId) -> Result<Option<Migration>, StoreError> {
+        Ok(self.state.lock().migrations.get(&id).cloned())
+    }
+
+    async fn moving(&self) -> Result<Vec<(PartitionKey, MigrationId)>, StoreError> {
+        let state = self.state.lock();
+        Ok(state.moving.iter().map(|(tenant, id)| (tenant.clone(), *id)).collect())
+    }
+
+    async fn moving_tenant(
+        &self,
+        tenant: &PartitionKey,
+    ) -> Result<Option<MigrationId>, StoreError> {
+        Ok(self.state.lock().moving.get(tenant).copied())
+    }
+
+    async fn migrations(
+        &self,
+        limit: usize,
+        after: Option<&Cursor>,
+    ) -> Result<Page<Migration>, StoreError> {
+        let place = |migration: &Migration| {
+            format!("{:020}#{}", migration.created.millis(), migration.id())
+        };
+        let mut all: Vec<_> = self.state.lock().migrations.values().cloned().collect();
+        all.sort_by_key(|migration| std::cmp::Reverse(place(migration)));
+        all.retain(|migration| after.is_none_or(|after| place(migration) < after.0));
+        let more = all.len() > limit;
+        all.truncate(limit);
+        let next = all.last().filter(|_| more).map(|last| Cursor(place(last)));
+        Ok(Page { items: all, next })
+    }
+
+    async fn write(&self, writes: &[Write], now: Timestamp) -> Result<bool, StoreError> {
+        let mut state = self.state.lock();
+        if writes.iter().any(|write| state.in_the_way_of(write, now).is_some()) {
+            return Ok(false);
+        }
+        let head = state.head;
+        writes.iter().for_each(|write| state.apply(write, head));
+        Ok(true)
+    }
+
+    async fn tell(
+        &self,
+        id: MigrationId,
+        worker: u64,
+        told: &Told,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.state.lock();
+        let kept = state.migrations.get_mut(&id).filter(|kept| kept.record.worker == worker);
+        let Some(kept) = kept else { return Ok(false) };
+        let Told { beat, progress, findings, trouble, parked } = told.clone();
+        *kept =
+            Migration { beat, progress, findings, trouble, parked, updated: now, ..kept.clone() };
+        Ok(true)
+    }
+
+    async fn order(
+        &self,
+        id: MigrationId,
+        order: Order,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut state = self.state.lock();
+        let Some(kept) = state.migrations.get_mut(&id) else { return Ok(false) };
+        kept.updated = now;
+        match order {
+            Order::Wish(wish) => kept.record.wish = Some(wish),
+            Order::Pause(paused) => kept.record.paused = paused,
+            Order::Unpark => kept.parked = None,
+        }
+        Ok(true)
+    }
+}
+
 impl State {
     fn mapping(&self, key: &PartitionKey) -> Mapping {
         self.mappings.get(key).cloned().unwrap_or(Mapping::Absent)
@@ -277,11 +382,26 @@ impl State {
     fn in_the_way_of(&self, write: &Write, now: Timestamp) -> Option<Found> {
         match write {
             Write::Place { placement, expect } => self.unexpected(&placement.key, expect),
-            Write::Vacate { key, expect, .. } => self.unexpected(key, expect),
+            Write::Vacate { key, expect, .. } | Write::CheckPlacement { key, expect } => {
+                self.unexpected(key, expect)
+            }
             Write::PutRequest(record) => {
                 let taken = self.requests.get(&record.id);
                 let taken = taken.filter(|taken| taken.forget_after > now);
                 taken.cloned().map(Found::Request)
+            }
+            Write::Guard(guard) => {
+                let holds = guard.check.is_none_or(|check| self.guard_holds(guard, &check));
+                (!holds).then_some(Found::Superseded)
+            }
+            Write::PutMigration { check, .. } => {
+                let kept = self.migrations.get(&check.id.into());
+                let holds = kept.is_some_and(|kept| check.holds(&kept.record));
+                (!holds).then_some(Found::Superseded)
+            }
+            Write::EndMigration { tenant, migration } => {
+                let holds = self.moving.get(tenant) == Some(migration);
+                (!holds).then_some(Found::Superseded)
             }
             Write::AddHistory(_)
             | Write::PutCell { .. }
@@ -296,8 +416,9 @@ impl State {
         let met = match (expect, &present) {
             (Expected::Absent, Mapping::Absent) => true,
             (Expected::Vacated(epoch), Mapping::Vacated(present)) => epoch == present,
-            (Expected::Placed { cell, epoch, adopted }, Mapping::Placed(present)) => {
+            (Expected::Placed { cell, epoch, adopted, migration }, Mapping::Placed(present)) => {
                 let same = *cell == present.cell && *adopted == present.adopted();
+                let same = same && *migration == present.migration;
                 // An adopted item has no epoch to compare.
                 same && (*adopted || *epoch == present.epoch)
             }
@@ -315,6 +436,7 @@ impl State {
             Write::Vacate { key, epoch, .. } => {
                 self.mappings.insert(key, Mapping::Vacated(epoch));
             }
+            Write::CheckPlacement { .. } => {}
             Write::AddHistory(record) => {
                 self.history.insert((record.key.clone(), record.epoch), record);
             }
@@ -337,8 +459,50 @@ impl State {
                 self.requests.insert(record.id.clone(), record);
             }
             Write::PutCluster(cluster) => self.cluster = cluster,
+            Write::Guard(guard) => self.change_guard(guard),
+            Write::PutMigration { record, .. } => {
+                if let Some(kept) = self.migrations.get_mut(&record.id.into()) {
+                    let Record { wish, paused, .. } = kept.record;
+                    kept.record = Record { wish, paused, ..record };
+                }
+            }
+            Write::EndMigration { tenant, .. } => {
+                self.moving.remove(&tenant);
+            }
         }
     }
+
+    fn guard_holds(&self, write: &GuardWrite, check: &GuardCheck) -> bool {
+        let stored = self.guards.get(&guard_key(write));
+        // Another cell's, in a copy of its table, counts as none.
+        let ours = stored.filter(|stored| stored.cell == write.cell.as_str());
+        check.holds(ours.map(|stored| &stored.guard))
+    }
+
+    fn change_guard(&mut self, write: GuardWrite) {
+        let key = guard_key(&write);
+        match write.effect {
+            GuardEffect::Set(guard) => {
+                self.guards.insert(key, guard);
+            }
+            GuardEffect::Hold(holder) => {
+                if let Some(stored) = self.guards.get_mut(&key) {
+                    stored.guard.holder = Some(holder);
+                }
+            }
+            GuardEffect::Remove => {
+                self.guards.remove(&key);
+            }
+            GuardEffect::Keep => {}
+        }
+    }
+}
+
+/// The name of its table, the tenant, and the shard.
+type GuardKey = (String, PartitionKey, u8);
+
+fn guard_key(write: &GuardWrite) -> GuardKey {
+    (write.table.table_name.clone(), write.tenant.clone(), write.shard)
 }
 
 fn invalid_cursor() -> StoreError {

@@ -12,9 +12,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use cells_guard::{GuardTable, StoredGuard};
+use cells_migration::{GuardCheck, Holder, Record, RecordCheck};
+
 use crate::domain::{
     Cell, CellId, Change, Cluster, Epoch, HistoryRecord, JournalEntry, JournalId, Mapping,
-    PartitionKey, Placement, RequestId, RequestRecord, Sequence, Timestamp,
+    MigrationId, PartitionKey, Placement, RequestId, RequestRecord, Sequence, Timestamp,
 };
 
 /// Reads of placements. All but [`Placements::list`] and [`Placements::count`] are strongly consistent.
@@ -151,6 +154,8 @@ pub enum Write {
     Place { placement: Placement, expect: Expected },
     /// Takes a key's placement away and keeps its epoch, where the table still says `expect` of it.
     Vacate { key: PartitionKey, epoch: Epoch, expect: Expected },
+    /// Nothing, where the table still says `expect` of a key.
+    CheckPlacement { key: PartitionKey, expect: Expected },
     /// Adds a record of a past placement.
     AddHistory(HistoryRecord),
     /// Writes a cell's settings; its count is left alone unless `set_count`. No condition: the head's is enough.
@@ -163,6 +168,36 @@ pub enum Write {
     PutCluster(Cluster),
     /// Records a request, where its id is not taken by a record that the entry's time does not let forget.
     PutRequest(RequestRecord),
+    /// Changes one of the items of a tenant's guard in a cell.
+    Guard(GuardWrite),
+    /// Writes what a migration's protocol keeps, where it still is as `check` says. Its wish and what is told of it stay.
+    PutMigration { check: RecordCheck, record: Record },
+    /// The tenant can be moved again.
+    EndMigration { tenant: PartitionKey, migration: MigrationId },
+}
+
+/// A change of one item of a guard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardWrite {
+    pub table: GuardTable,
+    /// The cell that the guard is of.
+    pub cell: CellId,
+    pub tenant: PartitionKey,
+    pub shard: u8,
+    /// What the guard must be like. `None`: anything, for something else in the commit says it.
+    pub check: Option<GuardCheck>,
+    pub effect: GuardEffect,
+}
+
+/// What becomes of an item of a guard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuardEffect {
+    Set(StoredGuard),
+    /// Somebody else holds it.
+    Hold(Holder),
+    Remove,
+    /// Nothing: it is only checked.
+    Keep,
 }
 
 /// An item that a write touches.
@@ -174,6 +209,9 @@ enum Touched<'a> {
     Count(&'a CellId),
     Request(&'a RequestId),
     Cluster,
+    Guard(&'a str, &'a PartitionKey, u8),
+    Migration(u128),
+    Moving(&'a PartitionKey),
 }
 
 impl Write {
@@ -186,7 +224,9 @@ impl Write {
     fn touched(&self) -> (Touched<'_>, Option<Touched<'_>>) {
         match self {
             Write::Place { placement, .. } => (Touched::Mapping(&placement.key), None),
-            Write::Vacate { key, .. } => (Touched::Mapping(key), None),
+            Write::Vacate { key, .. } | Write::CheckPlacement { key, .. } => {
+                (Touched::Mapping(key), None)
+            }
             Write::AddHistory(record) => (Touched::History(&record.key, record.epoch), None),
             Write::PutCell { cell, set_count } => {
                 (Touched::Cell(&cell.id), set_count.then_some(Touched::Count(&cell.id)))
@@ -195,6 +235,11 @@ impl Write {
             Write::AddToCount { cell, .. } => (Touched::Count(cell), None),
             Write::PutRequest(record) => (Touched::Request(&record.id), None),
             Write::PutCluster(_) => (Touched::Cluster, None),
+            Write::Guard(guard) => {
+                (Touched::Guard(&guard.table.table_name, &guard.tenant, guard.shard), None)
+            }
+            Write::PutMigration { record, .. } => (Touched::Migration(record.id.0), None),
+            Write::EndMigration { tenant, .. } => (Touched::Moving(tenant), None),
         }
     }
 }
@@ -230,9 +275,12 @@ impl Commit {
 
 /// The bytes that a change takes in its entry at most, to be held against [`MAX_ENTRY_BYTES`].
 pub fn encoded_len(change: &Change) -> usize {
-    if let Change::Placed { placement, .. } | Change::Vacated { placement } = change {
-        // A key, two cell ids at most, and numbers: at most ten bytes each with their tags.
-        return placement.key.as_str().len() + 2 * 66 + 100;
+    if let Change::Placed { placement, .. }
+    | Change::Moved { placement, .. }
+    | Change::Vacated { placement } = change
+    {
+        // A key, four cell ids at most, and numbers: at most twenty bytes each with their tags.
+        return placement.key.as_str().len() + 4 * 66 + 120;
     }
     let mut counted = ByteCount(8); // tags and lengths
     match serde_json::to_writer(&mut counted, change) {
@@ -266,6 +314,8 @@ pub enum Expected {
         epoch: Epoch,
         /// The item has none of our attributes.
         adopted: bool,
+        /// The migration that works on the tenant, and no other.
+        migration: Option<MigrationId>,
     },
 }
 
@@ -278,6 +328,7 @@ impl From<&Mapping> for Expected {
                 cell: placement.cell.clone(),
                 epoch: placement.epoch,
                 adopted: placement.adopted(),
+                migration: placement.migration,
             },
         }
     }
@@ -310,6 +361,8 @@ pub enum Found {
     Mapping(Mapping),
     /// The request id is taken.
     Request(RequestRecord),
+    /// A guard or a migration is not as it was taken to be: somebody else has it.
+    Superseded,
 }
 
 /// Why the store did not answer.

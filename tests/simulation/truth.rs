@@ -100,7 +100,7 @@ impl Truth {
 pub fn apply(state: &mut State, changes: &[Change]) {
     for change in changes {
         match change {
-            Change::Placed { placement, .. } => {
+            Change::Placed { placement, .. } | Change::Moved { placement, .. } => {
                 state.insert(placement.key.as_str().to_owned(), Home::from(placement));
             }
             Change::Vacated { placement } => {

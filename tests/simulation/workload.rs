@@ -69,6 +69,7 @@ pub async fn prepare(world: &World) {
             revision,
             placements: 0,
             counted_at: revision,
+            tables: None,
         };
         let change = Change::CellCreated { cell: cell.clone() };
         assert!(commit(world, vec![change], vec![Write::PutCell { cell, set_count: true }]).await);

@@ -10,8 +10,15 @@ pub struct CellTables {
     pub set: String,
     pub version: u64,
     pub tables: Vec<CellTable>,
+    /// The name of the table that holds guards and logs. It stays the same as long as the cell has tables; `None`: none of them can, and
+    /// none of the cell's tenants can move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guards: Option<String>,
     /// Whether one transaction can span these tables and the directory's own: same account, same Region.
     pub together: bool,
+    /// Whether every tenant of the cell was seen to have a guard. Those who came after the tables were registered have one anyway.
+    #[serde(default)]
+    pub guarded: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +50,17 @@ pub enum KeyType {
     Binary,
 }
 
+impl KeyType {
+    /// As DynamoDB writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::String => "S",
+            Self::Number => "N",
+            Self::Binary => "B",
+        }
+    }
+}
+
 /// The table that holds a cell's guards and logs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GuardTable {
@@ -53,16 +71,19 @@ pub struct GuardTable {
 }
 
 impl CellTables {
-    /// The first table with a string sort key; `None`: the cell can hold no guards, and none of its tenants can move.
+    /// The table that holds guards and logs.
     pub fn guard_table(&self) -> Option<GuardTable> {
-        self.tables.iter().find_map(|table| {
-            let (sort_key, _) = table.sort_key.as_ref().filter(|(_, of)| *of == KeyType::String)?;
-            Some(GuardTable {
-                table_name: table.table_name.clone(),
-                partition_key: table.partition_key.clone(),
-                sort_key: sort_key.clone(),
-            })
-        })
+        self.table(self.guards.as_ref()?)?.as_guard_table()
+    }
+
+    /// The same tables with guards where they were before, or else in the first table that can hold them.
+    pub fn with_guards_as(mut self, before: Option<&Self>) -> Self {
+        let can = |table: &&CellTable| table.as_guard_table().is_some();
+        let stays = before.and_then(|before| self.table(before.guards.as_ref()?)).filter(can);
+        let guarded = stays.is_some() && before.is_some_and(|before| before.guarded);
+        let guards = stays.or(self.tables.iter().find(can)).map(|table| table.name.clone());
+        (self.guards, self.guarded) = (guards, guarded);
+        self
     }
 
     pub fn table(&self, name: &str) -> Option<&CellTable> {
@@ -71,6 +92,16 @@ impl CellTables {
 }
 
 impl CellTable {
+    /// Only a string sort key has room for those of guards and log records.
+    fn as_guard_table(&self) -> Option<GuardTable> {
+        let (sort_key, _) = self.sort_key.as_ref().filter(|(_, of)| *of == KeyType::String)?;
+        Some(GuardTable {
+            table_name: self.table_name.clone(),
+            partition_key: self.partition_key.clone(),
+            sort_key: sort_key.clone(),
+        })
+    }
+
     /// The tenant's partitions, one for each template.
     pub fn partitions<'a>(&'a self, tenant: &'a str) -> impl Iterator<Item = String> + 'a {
         self.tenant_keys.iter().map(|template| template.replacen("{partition_key}", tenant, 1))

@@ -21,18 +21,21 @@
 //! - The copy ends before the first record is drained, so an old page never overwrites a newer value.
 //! - A fenced guard lets no write pass, the rest of the log is drained under the fence, and both guards and the placement change in
 //!   one transaction.
+//! - What a worker saw under its number, and under one fence, counts there alone: it looks again under the next.
 //! - Writes at the cell that is not live carry a check of its guard, which names the worker: those of a worker that was taken over
 //!   from are refused by the storage.
 
 #![forbid(unsafe_code)]
 
+mod action;
 mod guard;
 mod machine;
 mod record;
 mod transaction;
 
+pub use action::{Action, Cursor, Event, LONGEST_BACKOFF, Millis, Next, Parked, Settings};
 pub use guard::{Guard, GuardCheck, GuardState, Holder, Side, WriteMode};
-pub use machine::{Action, Cursor, Event, Machine, Millis, Next, Settings};
+pub use machine::Machine;
 pub use record::{Leg, MigrationId, Phase, Record, Wish};
 pub use transaction::{
     GuardChange, GuardEffect, Placement, PlacementCheck, RecordCheck, Transaction,

@@ -1,87 +1,9 @@
 //! What to do next. Decides and does nothing.
 
+use crate::action::{Action, Cursor, Event, LONGEST_BACKOFF, Millis, Next, Parked, Settings};
 use crate::guard::{GuardCheck, Side};
 use crate::record::{Leg, Phase, Record, Wish};
 use crate::transaction::{Transaction, waiting};
-
-/// Milliseconds on the worker's own monotonic clock. No wall clock takes part.
-pub type Millis = u64;
-
-/// A position in a cell's items, as the store made it. Empty: the beginning.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Cursor(pub Vec<u8>);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Settings {
-    /// How long the longest lease for direct writes can still be used after writers were told to log: the cluster's lease, and a
-    /// margin for clocks that run at different rates and for writes that are under way.
-    pub leases_end: Millis,
-    /// Longest time under the fence; after that, writers go on and it is tried again.
-    pub pause_budget: Millis,
-    /// How long there is a way back, from when this worker sees the soak begin.
-    pub soak: Millis,
-    /// Records of the log that are few enough to be drained under the fence.
-    pub little: u64,
-    /// Pause between two looks at the log in the soak, once it was found empty.
-    pub soak_interval: Millis,
-}
-
-/// One thing for the driver to do. Each may be repeated.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Read the record: [`Event::Read`].
-    Read,
-    /// [`Event::Done`] or [`Event::Refused`].
-    Transact(Box<Transaction>),
-    /// Copy a page of items from `from` to the other cell: [`Event::Copied`]. `fence`: each write carries this check of the other
-    /// cell's guard.
-    Copy { from: Side, fence: GuardCheck, cursor: Cursor },
-    /// Read some of the migration's own log in `from`; read there, *after* that, the items that it names, and put or delete them in the other cell
-    /// under `fence`; then remove the records that were read. [`Event::Drained`].
-    Drain { from: Side, fence: GuardCheck },
-    /// Compare a page of items of both cells, and write those that differ as they are in `from`, under `fence`: [`Event::Compared`].
-    Compare { from: Side, fence: GuardCheck, cursor: Cursor },
-    /// Delete a page of items in `from` under `fence`, which is that cell's guard: [`Event::Purged`].
-    Purge { from: Side, fence: GuardCheck, cursor: Cursor },
-    /// Remove some of the migration's own log in `from`, to which nothing is added any more: [`Event::Drained`]. Never that of
-    /// another migration, which may be under way if this worker was taken over from long ago.
-    DropLog { from: Side },
-}
-
-/// What came of the last action.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
-    /// The record as it is. May come unasked, for its wish.
-    Read(Record),
-    /// The transaction was done, and this is its record.
-    Done(Record),
-    /// A check did not hold, and nothing was done.
-    Refused,
-    /// There was no answer: it may have been done, or may be yet.
-    Unknown,
-    /// `next`: where to go on; `None`: that was all.
-    Copied {
-        next: Option<Cursor>,
-    },
-    Compared {
-        next: Option<Cursor>,
-    },
-    Purged {
-        next: Option<Cursor>,
-    },
-    /// How many records of the log were found, and dealt with.
-    Drained {
-        found: u64,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Next {
-    Do(Action),
-    WaitUntil(Millis),
-    /// The migration has ended, or another worker has it.
-    Leave,
-}
 
 /// A worker's view of a migration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,8 +14,12 @@ pub struct Machine {
     reached: Cursor,
     /// On this worker's clock: when it saw the phase begin.
     since: Millis,
-    /// What the last look at the log found, in this phase, and when.
+    /// What the last look at the log found, in this phase and under this number, and when.
     found: Option<(u64, Millis)>,
+    /// How many fences in a row lasted too long.
+    lifted: u32,
+    /// Whether the log was drained under the last of them.
+    dried: bool,
     standing: Standing,
     /// The record may differ from what is known.
     doubt: bool,
@@ -117,6 +43,8 @@ impl Machine {
             record,
             since: now,
             found: None,
+            lifted: 0,
+            dried: false,
             standing: Standing::Taking,
             doubt: false,
         }
@@ -126,18 +54,34 @@ impl Machine {
         &self.record
     }
 
+    /// How long after [`Phase::Logging`] was entered the last lease for direct writes can still be used, margins included. To be told
+    /// when it is entered, as operators change the cluster's leases at any time. Counts from when this worker saw the phase begin; the
+    /// last one counts.
+    pub fn set_leases_end(&mut self, leases_end: Millis) {
+        self.settings.leases_end = leases_end;
+    }
+
     /// What to do now. The same until an event comes or the time has come.
     pub fn next(&self, now: Millis) -> Next {
         match self.standing {
             Standing::Lost => Next::Leave,
             _ if self.doubt => Next::Do(Action::Read),
             _ if self.record.phase.ended() => Next::Leave,
+            // In a pause, too: a fence that the last worker sent may land yet, and is refused after this.
             Standing::Taking => transact(Transaction::take_over(&self.record)),
+            Standing::Holding if self.pauses() => Next::Pause,
             Standing::Holding if self.record.wish == Some(Wish::Cancel) => {
                 self.cancel().unwrap_or_else(|| self.work(now))
             }
             Standing::Holding => self.work(now),
         }
+    }
+
+    /// A pause is kept in every phase but one: under the fence writers would wait for the operator, so it is lifted first. To cancel is
+    /// to go no further, and is done in a pause, too; the removal that comes after it waits, as the one after the soak does.
+    fn pauses(&self) -> bool {
+        let cancels = self.record.wish == Some(Wish::Cancel) && self.cancel().is_some();
+        self.record.paused && self.record.phase != Phase::Fenced && !cancels
     }
 
     /// The end of what was not committed; `None`: it is too late.
@@ -169,14 +113,20 @@ impl Machine {
             }
             Phase::Copying => Next::Do(Action::Copy { from, fence, cursor }),
             Phase::CatchingUp if self.little() => self.proceed(Phase::Verifying),
+            Phase::CatchingUp => drain,
             Phase::Verifying if !all => Next::Do(Action::Compare { from, fence, cursor }),
             // What came since the comparison is in the log.
-            Phase::Verifying if self.little() => transact(Transaction::fence(record)),
-            Phase::Fenced if self.dry() => transact(Transaction::commit(record)),
+            Phase::Verifying => self.try_to_fence(now),
+            Phase::Fenced if record.paused => transact(Transaction::unfence(record)),
+            Phase::Fenced if self.dry() && (all || !self.settings.strict) => {
+                transact(Transaction::commit(record))
+            }
             Phase::Fenced if elapsed >= self.settings.pause_budget => {
                 transact(Transaction::unfence(record))
             }
-            Phase::CatchingUp | Phase::Verifying | Phase::Fenced => drain,
+            // The record keeps no cursor under the fence: who takes over compares again from the beginning, as does the next fence.
+            Phase::Fenced if self.dry() => Next::Do(Action::Compare { from, fence, cursor }),
+            Phase::Fenced => drain,
             Phase::Committed => match record.leg {
                 Leg::Forward => self.proceed(Phase::Soaking),
                 Leg::Back => transact(Transaction::settle(record)),
@@ -188,17 +138,45 @@ impl Machine {
         }
     }
 
+    /// After a fence that lasted too long writers have some time to themselves, longer each time; the log is kept short in it.
+    fn try_to_fence(&self, now: Millis) -> Next {
+        let fences = self.lifted;
+        let end = self.since.saturating_add(self.backoff());
+        match self.dried {
+            _ if fences < self.settings.max_fences.max(1) => match now >= end && self.little() {
+                true => transact(Transaction::fence(&self.record)),
+                false => self.look(now, end),
+            },
+            true => Next::Park(Parked::NotCompared { fences }),
+            false => Next::Park(Parked::LogNotDrained { fences }),
+        }
+    }
+
+    fn backoff(&self) -> Millis {
+        let budget = self.settings.pause_budget;
+        let Some(doublings) = self.lifted.checked_sub(1) else { return 0 };
+        let factor = 1_u64.checked_shl(doublings).unwrap_or(Millis::MAX);
+        budget.saturating_mul(factor).min(LONGEST_BACKOFF.max(budget))
+    }
+
     fn soak(&self, now: Millis) -> Next {
         let record = &self.record;
         let end = self.since.saturating_add(self.settings.soak);
-        match (record.wish, self.found) {
-            (Some(Wish::Reverse), _) => transact(Transaction::reverse(record)),
-            (Some(Wish::Complete), _) => transact(Transaction::settle(record)),
+        match record.wish {
+            Some(Wish::Reverse) => transact(Transaction::reverse(record)),
+            Some(Wish::Complete) => transact(Transaction::settle(record)),
             _ if now >= end => transact(Transaction::settle(record)),
-            (_, Some((0, at))) if now < at.saturating_add(self.settings.soak_interval) => {
+            _ => self.look(now, end),
+        }
+    }
+
+    /// Drains the log, and lets it be for a while once it is empty, until `end` at most.
+    fn look(&self, now: Millis, end: Millis) -> Next {
+        match self.found {
+            Some((0, at)) if now < at.saturating_add(self.settings.soak_interval) => {
                 Next::WaitUntil(end.min(at.saturating_add(self.settings.soak_interval)))
             }
-            _ => Next::Do(Action::Drain { from: record.live(), fence: self.fence() }),
+            _ => Next::Do(Action::Drain { from: self.record.live(), fence: self.fence() }),
         }
     }
 
@@ -234,8 +212,8 @@ impl Machine {
         match event {
             Event::Read(record) => self.read(record, now),
             Event::Done(record) => {
-                let wish = self.record.wish;
-                self.adopt(Record { wish, ..record }, now);
+                let Record { wish, paused, .. } = self.record;
+                self.adopt(Record { wish, paused, ..record }, now);
                 self.standing = Standing::Holding;
             }
             Event::Refused => self.doubt = true,
@@ -253,25 +231,53 @@ impl Machine {
         match self.standing {
             Standing::Lost => {}
             Standing::Holding if !mine => self.standing = Standing::Lost,
-            Standing::Holding if !self.doubt => self.record.wish = record.wish,
-            Standing::Holding | Standing::Taking => self.adopt(record, now),
+            Standing::Holding if !self.doubt => self.heed(&record, now),
+            Standing::Holding | Standing::Taking => {
+                self.heed(&record, now);
+                if !mine {
+                    // The phase may be another one by the same name: a fence that was lifted, and one that came after it.
+                    self.since = now;
+                }
+                self.adopt(record, now);
+            }
         }
         self.doubt = false;
     }
 
+    /// What an operator asks, now.
+    fn heed(&mut self, record: &Record, now: Millis) {
+        let Record { wish, paused, .. } = *record;
+        if self.record.paused && !paused && record.phase == Phase::Soaking {
+            // There was no way back in the pause.
+            self.since = now;
+        }
+        (self.record.wish, self.record.paused) = (wish, paused);
+    }
+
     fn adopt(&mut self, record: Record, now: Millis) {
-        if (record.leg, record.phase) != (self.record.leg, self.record.phase) {
-            (self.since, self.found) = (now, None);
+        let begins = (record.leg, record.phase) != (self.record.leg, self.record.phase);
+        if begins {
+            self.since = now;
+            self.count_fences(record.phase);
+        }
+        // Another worker may have lifted the fence since, and writers written: what was seen under one number says nothing under another.
+        if begins || record.worker != self.record.worker {
+            self.found = None;
         }
         self.reached = record.cursor.clone();
         self.record = record;
     }
-}
 
-impl Cursor {
-    /// Behind the last item.
-    pub fn end() -> Self {
-        Self(vec![0xff])
+    fn count_fences(&mut self, next: Phase) {
+        match (self.record.phase, next) {
+            // For an operator's sake it was lifted in time.
+            (Phase::Fenced, Phase::Verifying) if !self.record.paused => {
+                self.dried = self.dry();
+                self.lifted = self.lifted.saturating_add(1);
+            }
+            (_, Phase::Committed) => (self.lifted, self.dried) = (0, false),
+            _ => {}
+        }
     }
 }
 

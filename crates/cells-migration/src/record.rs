@@ -1,7 +1,7 @@
 //! What is durable of a migration.
 
+use crate::action::Cursor;
 use crate::guard::{Holder, Side};
-use crate::machine::Cursor;
 
 /// Tells migrations apart; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,9 +65,14 @@ pub struct Record {
     pub worker: u64,
     /// The epoch at which the tenant is placed.
     pub epoch: u64,
-    /// How far the phase has come; before that everything was done.
+    /// How far the phase has come; before that everything was done. Under the fence always the beginning: what was compared there
+    /// counts for the worker alone that compared it, and for that fence alone.
     pub cursor: Cursor,
     pub wish: Option<Wish>,
+    /// An operator's, like the wish: transactions keep it. The machine goes no further, and first lets writers go on if they are
+    /// fenced; a wish to cancel counts in a pause, too. What is to be removed after that waits for the end of the pause: whoever
+    /// takes the wish to cancel may end the pause with it.
+    pub paused: bool,
 }
 
 impl Record {
@@ -81,6 +86,7 @@ impl Record {
             epoch,
             cursor: Cursor::default(),
             wish: None,
+            paused: false,
         }
     }
 

@@ -1,8 +1,8 @@
 //! What is changed together or not at all: checks and effects on the migration's record, the guards of both cells, and the placement
 //! with its journal entry. Data, so that a store renders it and a model evaluates it.
 
+use crate::action::Cursor;
 use crate::guard::{Guard, GuardCheck, GuardState, Holder, Side, WriteMode};
-use crate::machine::Cursor;
 use crate::record::{Leg, MigrationId, Phase, Record};
 
 /// A tenant's placement, as far as a migration is concerned.
@@ -63,7 +63,7 @@ impl GuardEffect {
     }
 }
 
-/// All of it, or nothing. The record keeps its wish.
+/// All of it, or nothing. The record keeps what operators set: its wish, and whether it is paused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     pub check: RecordCheck,

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cells_guard::CellTables;
 use cells_guard::writer::{Busy, Call, Error as WriteError, Home, How, Options, Route, Routes};
-use cells_guard::{CellTable, CellTables, Failure, KeyType as GuardKeyType};
 
 use super::{CellData, DataError, Item, LEAST_LEASE};
-use crate::cells::table_set::{KeyType, TableSet};
 use crate::directory::{
     DecisionTrace, Error, Home as DirectoryHome, Refused, RouteOptions, RouteRequest,
 };
 use crate::domain::{Cell, CellId, Epoch, PartitionKey, WriteMode};
 use crate::store::StoreError;
+use crate::store::dynamodb::from_failure;
 
 pub use cells_guard::writer::{Action, Expression, Write};
 
@@ -99,43 +99,15 @@ impl CellData {
         Ok(Home { cell: id.as_str().into(), tables, client })
     }
 
+    /// As registered with the cell, or else by the table set that it got before tables were registered.
     async fn writers_tables(&self, cell: &Cell) -> Result<Arc<CellTables>, DataError> {
-        let set = self.table_set_of(&cell.id).await?;
-        let version = (set.id.clone(), set.version);
-        if let Some((of, tables)) = self.known.lock().tables.get(&cell.id)
-            && *of == version
-        {
-            return Ok(Arc::clone(tables));
+        match &cell.tables {
+            Some(tables) => Ok(Arc::clone(tables)),
+            None => {
+                let set = self.table_set_of(&cell.id).await?;
+                Ok(Arc::new(set.cell_tables(&self.prefix, cell, None)))
+            }
         }
-        let tables = Arc::new(tables_of(&set, &self.prefix, &cell.id));
-        self.known.lock().tables.insert(cell.id.clone(), (version, Arc::clone(&tables)));
-        Ok(tables)
-    }
-}
-
-/// The tables that a cell has by a table set.
-fn tables_of(set: &TableSet, prefix: &str, cell: &CellId) -> CellTables {
-    let tables = set.tables.iter().map(|spec| CellTable {
-        name: spec.name.clone(),
-        table_name: spec.table_name(prefix, cell),
-        partition_key: spec.partition_key.name.clone(),
-        sort_key: spec.sort_key.as_ref().map(|key| {
-            let of = match key.key_type {
-                KeyType::String => GuardKeyType::String,
-                KeyType::Number => GuardKeyType::Number,
-                KeyType::Binary => GuardKeyType::Binary,
-            };
-            (key.name.clone(), of)
-        }),
-        tenant_keys: spec.tenant_keys.iter().map(|template| template.text()).collect(),
-        ttl_attribute: spec.ttl_attribute.clone(),
-    });
-    CellTables {
-        set: set.id.as_str().to_owned(),
-        version: set.version,
-        tables: tables.collect(),
-        // A writer's transactions are in one cell.
-        together: false,
     }
 }
 
@@ -196,7 +168,7 @@ impl From<WriteError<DataError>> for DataError {
             WriteError::Busy(Busy::Throttled) => StoreError::Throttled.into(),
             WriteError::Busy(Busy::Unreachable) => StoreError::Unreachable.into(),
             WriteError::Busy(Busy::Contended) => Error::from(Refused::Contended).into(),
-            WriteError::Refused(failure) => refused(failure),
+            WriteError::Refused(failure) => from_failure(failure).into(),
             WriteError::IdUsed => DataError::IdUsed,
             WriteError::Unknown => Error::OutcomeUnknown.into(),
             WriteError::Unreadable(unreadable) => {
@@ -204,10 +176,6 @@ impl From<WriteError<DataError>> for DataError {
             }
         }
     }
-}
-
-fn refused(failure: Failure) -> DataError {
-    DataError::Store(failure.into())
 }
 
 /// An error of a cell that writers know by its name.

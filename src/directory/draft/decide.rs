@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Action, Addition, CellPatch, Destination, NewCell, Outcome};
+use cells_guard::StoredGuard;
+use cells_migration::{Guard, GuardState};
+
+use super::{Action, Addition, CellPatch, Destination, NewCell, Outcome, Step};
 use crate::directory::error::Refused;
 use crate::directory::policy::{AssignmentPolicy, Candidate, Newcomer, choose};
 use crate::directory::registry::Registry;
@@ -10,7 +13,7 @@ use crate::domain::{
     Cell, CellId, CellState, Change, Cluster, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping,
     PartitionKey, Placement, PlacementEvent, Timestamp, WriteMode,
 };
-use crate::store::{Expected, Write};
+use crate::store::{Expected, GuardEffect, GuardWrite, Write};
 
 /// Where and when a command is decided.
 pub(super) struct Decision<'a> {
@@ -30,6 +33,7 @@ impl Decision<'_> {
             Action::Vacate { key, assumed, epoch, event } => {
                 self.vacate(key, assumed, *epoch, *event).map(Ok)
             }
+            Action::Move(step) => self.step(step).map(Ok),
             Action::CreateCell { cell, placements } => self.create_cell(cell, *placements).map(Ok),
             Action::UpdateCell { cell, patch, etag } => {
                 self.update_cell(cell, patch, etag.as_deref()).map(Ok)
@@ -61,22 +65,29 @@ impl Decision<'_> {
         {
             return Err(Refused::Contended);
         }
+        if let Some(migration) = expired.and_then(|expired| expired.migration) {
+            return Err(Refused::Moving { migration });
+        }
         let (cell, event, candidates) = self.destination(key, destination)?;
         let placement = Placement {
             key: key.clone(),
-            cell,
+            cell: cell.clone(),
             epoch: assumed.next_epoch(),
             write_mode: WriteMode::Direct,
             began_by: event,
             created: Some(since.unwrap_or(self.now)),
             updated: Some(self.now),
             expires,
+            migration: None,
         };
         let mut writes =
             vec![Write::Place { placement: placement.clone(), expect: Expected::from(assumed) }];
         writes.extend(
             expired.map(|old| Write::AddHistory(ended(old, PlacementEvent::Expired, self.now))),
         );
+        writes.extend(self.open_guard(&placement));
+        let left = expired.filter(|old| old.cell != cell);
+        writes.extend(left.and_then(|old| self.drop_guard(old)));
         Ok(Ok(Addition {
             change: Change::Placed {
                 placement: placement.clone(),
@@ -137,18 +148,78 @@ impl Decision<'_> {
         if event == PlacementEvent::Expired && !placement.expired(self.now) {
             return Err(Refused::PlacementNotFound);
         }
+        if let Some(migration) = placement.migration {
+            return Err(Refused::Moving { migration });
+        }
+        let mut writes = vec![
+            Write::Vacate {
+                key: key.clone(),
+                epoch: placement.epoch,
+                expect: Expected::from(assumed),
+            },
+            Write::AddHistory(ended(placement, event, self.now)),
+        ];
+        writes.extend(self.drop_guard(placement));
         Ok(Addition {
             change: Change::Vacated { placement: placement.clone() },
-            writes: vec![
-                Write::Vacate {
-                    key: key.clone(),
-                    epoch: placement.epoch,
-                    expect: Expected::from(assumed),
-                },
-                Write::AddHistory(ended(placement, event, self.now)),
-            ],
+            writes,
             outcome: Outcome::Vacated(placement.clone()),
         })
+    }
+
+    /// What a migration does to a placement, its guards and its own record.
+    fn step(&self, step: &Step) -> Result<Addition, Refused> {
+        if step.assumed != Mapping::Placed(step.before.clone()) {
+            return Err(Refused::Superseded);
+        }
+        let Step { before, after, gained, lost, .. } = step;
+        let expect = Expected::from(&step.assumed);
+        let mut after = after.clone();
+        let mut writes = step.writes.clone();
+        if after.cell != before.cell {
+            if self.registry.cell(&after.cell).is_none() {
+                return Err(Refused::CellNotFound { cell: after.cell });
+            }
+            after.updated = Some(self.now);
+            writes.push(Write::AddHistory(ended(before, PlacementEvent::Moved, self.now)));
+        }
+        writes.push(Write::Place { placement: after.clone(), expect });
+        Ok(Addition {
+            change: Change::Moved {
+                placement: after.clone(),
+                from: before.cell.clone(),
+                gained: gained.clone(),
+                lost: lost.clone(),
+            },
+            writes,
+            outcome: Outcome::Moved(Arc::new(after)),
+        })
+    }
+
+    /// The guard of a new tenant, in the same transaction as its placement: no cell but the tenant's own has an open one. No check is
+    /// needed: that the tenant had no cell says that nobody holds a guard of it, and a former stay's marker gives way.
+    fn open_guard(&self, placement: &Placement) -> Option<Write> {
+        let guard = Guard {
+            state: GuardState::Open,
+            epoch: placement.epoch.get(),
+            mode: cells_migration::WriteMode::Direct,
+            holder: None,
+        };
+        let cell = placement.cell.as_str().to_owned();
+        let guard = StoredGuard { guard, cell, shards: 1, next: None };
+        self.guard(placement, GuardEffect::Set(guard))
+    }
+
+    fn drop_guard(&self, placement: &Placement) -> Option<Write> {
+        self.guard(placement, GuardEffect::Remove)
+    }
+
+    /// `None`: the cell has no guards, or none that the same transaction reaches.
+    fn guard(&self, placement: &Placement, effect: GuardEffect) -> Option<Write> {
+        let tables = self.registry.cell(&placement.cell)?.tables.as_ref()?;
+        let table = tables.guard_table().filter(|_| tables.together)?;
+        let (cell, tenant) = (placement.cell.clone(), placement.key.clone());
+        Some(Write::Guard(GuardWrite { table, cell, tenant, shard: 0, check: None, effect }))
     }
 
     fn create_cell(&self, new: &NewCell, placements: u64) -> Result<Addition, Refused> {
@@ -169,6 +240,7 @@ impl Decision<'_> {
             revision: sequence,
             placements,
             counted_at: sequence,
+            tables: None,
         };
         Ok(Addition {
             change: Change::CellCreated { cell: cell.clone() },
@@ -195,8 +267,13 @@ impl Decision<'_> {
         if state == CellState::Retired && known.placements > 0 {
             return Err(Refused::CellNotEmpty { cell: id.clone() });
         }
+        // Without its tables a cell has no guards, and with them its tenants would lose theirs.
+        if patch.tables == Some(None) && known.placements > 0 {
+            return Err(Refused::CellNotEmpty { cell: id.clone() });
+        }
         let patch = patch.clone();
         let cell = Cell {
+            tables: patch.tables.unwrap_or_else(|| known.tables.clone()),
             endpoint: patch.endpoint.unwrap_or_else(|| known.endpoint.clone()),
             labels: patch.labels.unwrap_or_else(|| known.labels.clone()),
             weight: patch.weight.unwrap_or(known.weight),

@@ -21,6 +21,27 @@ use crate::store::{CommitOutcome, Head, Journal, Placements};
 const RETENTION: Duration = Duration::from_secs(3600);
 const POLICY: Constrained<Rendezvous> = Constrained(Rendezvous);
 
+/// What a cell has after it was provisioned.
+fn tables(cell: &str) -> Arc<CellTables> {
+    let table = cells_guard::CellTable {
+        name: "Data".into(),
+        table_name: format!("Data-{cell}"),
+        partition_key: "PK".into(),
+        sort_key: Some(("SK".into(), cells_guard::KeyType::String)),
+        tenant_keys: vec!["T#{partition_key}".into()],
+        ttl_attribute: None,
+    };
+    let tables = CellTables {
+        set: "default".into(),
+        version: 1,
+        tables: vec![table],
+        guards: None,
+        together: true,
+        guarded: false,
+    };
+    Arc::new(tables.with_guards_as(None))
+}
+
 /// What is asked in a property test: of the tenants 0-19 and the cells 0-3.
 #[derive(Debug, Clone)]
 enum Ask {
@@ -145,6 +166,8 @@ impl World {
                 let patch = CellPatch {
                     state: Some(CellState::ALL[usize::from(*state)]),
                     capacity: capacity.map(|capacity| capacity.and_then(NonZeroU64::new)),
+                    // From then on its tenants have guards.
+                    tables: capacity.map(|_| Some(tables(&cell_name(cell)))),
                     ..CellPatch::default()
                 };
                 update(&cell_name(cell), patch)
@@ -272,6 +295,12 @@ impl World {
             let live = self.store.count(&cell.id).now_or_never().unwrap().unwrap();
             prop_assert_eq!(cell.placements, live);
         }
+        // An open guard exists in the tenant's own cell alone, and says its epoch.
+        for (tenant, guard) in self.store.guards() {
+            let mapping = self.mapping(&tenant);
+            let lives = mapping.placement().map(|p| (p.cell.as_str().to_owned(), p.epoch.get()));
+            prop_assert_eq!(Some((guard.cell, guard.guard.epoch)), lives);
+        }
         Ok(())
     }
 }
@@ -290,6 +319,12 @@ fn items(write: &Write) -> Vec<String> {
         Write::AddToCount { cell, .. } => vec![format!("count {cell}")],
         Write::PutRequest(record) => vec![format!("request {}", record.id.as_str())],
         Write::PutCluster(_) => vec!["cluster".to_owned()],
+        Write::CheckPlacement { key, .. } => vec![format!("mapping {key}")],
+        Write::Guard(guard) => {
+            vec![format!("guard {} {} {}", guard.cell, guard.tenant, guard.shard)]
+        }
+        Write::PutMigration { record, .. } => vec![format!("migration {}", record.id.0)],
+        Write::EndMigration { tenant, .. } => vec![format!("moving {tenant}")],
     }
 }
 
@@ -325,6 +360,10 @@ fn check_commit(
             | Write::AddHistory(crate::domain::HistoryRecord { key, .. }) => {
                 prop_assert_eq!(Some(key), command.action.key());
             }
+            Write::Guard(guard) => prop_assert_eq!(Some(&guard.tenant), command.action.key()),
+            Write::CheckPlacement { .. }
+            | Write::PutMigration { .. }
+            | Write::EndMigration { .. } => prop_assert!(false, "of no command here"),
             Write::PutCluster(_) => prop_assert_eq!(Item::Cluster, command.action.item()),
             Write::AddToCount { .. } => prop_assert!(false, "a count has no owner"),
         }

@@ -290,7 +290,9 @@ impl Memory {
         let generation = self.generation.load(Ordering::Acquire);
         for change in changes {
             let (placement, placed) = match change {
-                Change::Placed { placement, .. } => (placement, true),
+                Change::Placed { placement, .. } | Change::Moved { placement, .. } => {
+                    (placement, true)
+                }
                 Change::Vacated { placement } => (placement, false),
                 _ => continue,
             };

@@ -103,6 +103,7 @@ impl Residence {
             created: self.created,
             updated: self.updated,
             expires: self.expires,
+            migration: None,
         }
     }
 }
@@ -227,7 +228,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_slot_survives_packing(
-            cell in "[a-z]{1,3}", epoch in 1..=u64::MAX, logged: bool, event in 0..6usize,
+            cell in "[a-z]{1,3}", epoch in 1..=u64::MAX, logged: bool, event in 0..PlacementEvent::ALL.len(),
             (created, updated, expires) in (time(), time(), time()),
             generation in 0..GENERATIONS, current_at in 0..1u64 << 48,
         ) {

@@ -311,7 +311,12 @@ async fn an_assignment_whose_reply_was_lost_is_found() {
 /// Takes away what `k` was given by entry 3, whichever cell that is.
 fn remove_first(store: &MemoryStore) {
     for cell in ["a", "b"] {
-        let expect = Expected::Placed { cell: cell_id(cell), epoch: Epoch::FIRST, adopted: false };
+        let expect = Expected::Placed {
+            cell: cell_id(cell),
+            epoch: Epoch::FIRST,
+            adopted: false,
+            migration: None,
+        };
         let vacate = Write::Vacate { key: key("k"), epoch: Epoch::FIRST, expect };
         let entry = entry(4, vec![Change::Vacated { placement: placement("k", cell, 1) }]);
         commit_now(store, &Commit { entry, writes: vec![vacate] });

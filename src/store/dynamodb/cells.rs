@@ -227,7 +227,7 @@ impl DynamoDbStore {
     }
 
     /// Does a transaction. Answers which item's condition did not hold; `None`: it was done.
-    async fn all_or_nothing(
+    pub(super) async fn all_or_nothing(
         &self,
         items: Vec<TransactWriteItem>,
     ) -> Result<Option<usize>, StoreError> {

@@ -9,18 +9,18 @@ use aws_sdk_dynamodb::error::{BuildError, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure,
-    TransactWriteItem, Update,
+    AttributeValue, CancellationReason, ConditionCheck, Delete, Put,
+    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 
 use super::attributes::{Item, number, text};
 use super::call::Call;
 use super::error::{from_sdk, rejected};
 use super::schema::control::{COUNTED_AT, FORGET_AFTER, PK, PLACEMENTS, SEQUENCE};
-use super::schema::mapping::{CELL_ID, EPOCH, PARTITION_KEY};
+use super::schema::mapping::{CELL_ID, EPOCH, MIGRATION, PARTITION_KEY};
 use super::schema::{ControlKey, TableNames};
-use super::{DynamoDbStore, mapping, records};
-use crate::domain::{CellId, Placement, Sequence, Timestamp};
+use super::{DynamoDbStore, guards, mapping, records};
+use crate::domain::{CellId, PartitionKey, Placement, Sequence, Timestamp};
 use crate::mutants::{self, Mutant};
 use crate::store::{Commit, CommitOutcome, Expected, Found, Refusal, StoreError, Write};
 
@@ -86,7 +86,7 @@ impl DynamoDbStore {
         Ok(vec![update(head.build())?, put(entry.build())?])
     }
 
-    fn write_items(
+    pub(super) fn write_items(
         &self,
         write: &Write,
         sequence: Sequence,
@@ -106,9 +106,10 @@ impl DynamoDbStore {
             Write::Vacate { key, epoch, expect } => {
                 self.put_mapping(mapping::vacated_item(key, *epoch, now), expect)?
             }
+            Write::CheckPlacement { key, expect } => self.check_mapping(key, expect)?,
             Write::AddHistory(record) => control(records::history_item(record))?,
             Write::PutCell { cell, set_count } => {
-                let settings = control(records::cell_item(cell))?;
+                let settings = control(records::cell_item(cell)?)?;
                 if !set_count {
                     return Ok(vec![settings]);
                 }
@@ -132,6 +133,9 @@ impl DynamoDbStore {
                     ReturnValuesOnConditionCheckFailure::AllOld,
                 )
                 .build())?,
+            Write::Guard(guard) => guards::transact_item(guard)?,
+            Write::PutMigration { check, record } => self.put_migration(check, record, now)?,
+            Write::EndMigration { tenant, migration } => self.end_migration(tenant, *migration)?,
         };
         Ok(vec![item])
     }
@@ -148,6 +152,25 @@ impl DynamoDbStore {
             builder = builder.expression_attribute_values(name, value);
         }
         put(builder.build())
+    }
+
+    fn check_mapping(
+        &self,
+        key: &PartitionKey,
+        expect: &Expected,
+    ) -> Result<TransactWriteItem, StoreError> {
+        let condition = Condition::of(expect);
+        let values = condition.values.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let check = ConditionCheck::builder()
+            .table_name(self.names.mappings())
+            .set_key(Some(mapping::key(key)))
+            .condition_expression(condition.expression)
+            .set_expression_attribute_values(
+                Some(values.collect::<Item>()).filter(|v| !v.is_empty()),
+            )
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let check = check.build().map_err(incomplete)?;
+        Ok(TransactWriteItem::builder().condition_check(check).build())
     }
 
     /// Turns a placement into another. What somebody else had added to its item stays.
@@ -223,9 +246,14 @@ impl Condition {
             Expected::Placed { cell, adopted: true, .. } => {
                 (format!("{CELL_ID} = :c AND attribute_not_exists({EPOCH})"), vec![cell_is(cell)])
             }
-            Expected::Placed { cell, epoch, .. } => {
-                (format!("{CELL_ID} = :c AND {EPOCH} = :e"), vec![cell_is(cell), epoch_is(*epoch)])
-            }
+            Expected::Placed { cell, epoch, migration: None, .. } => (
+                format!("{CELL_ID} = :c AND {EPOCH} = :e AND attribute_not_exists({MIGRATION})"),
+                vec![cell_is(cell), epoch_is(*epoch)],
+            ),
+            Expected::Placed { cell, epoch, migration: Some(migration), .. } => (
+                format!("{CELL_ID} = :c AND {EPOCH} = :e AND {MIGRATION} = :g"),
+                vec![cell_is(cell), epoch_is(*epoch), (":g", text(migration.to_string()))],
+            ),
         };
         if mutants::is(Mutant::UnconditionalWrite) {
             // Holds for every item. A transaction's reasons are read as those of conditional writes.
@@ -238,22 +266,22 @@ impl Condition {
     }
 }
 
-fn put(built: Result<Put, BuildError>) -> Result<TransactWriteItem, StoreError> {
+pub(super) fn put(built: Result<Put, BuildError>) -> Result<TransactWriteItem, StoreError> {
     let put = built.map_err(incomplete)?;
     Ok(TransactWriteItem::builder().put(put).build())
 }
 
-fn update(built: Result<Update, BuildError>) -> Result<TransactWriteItem, StoreError> {
+pub(super) fn update(built: Result<Update, BuildError>) -> Result<TransactWriteItem, StoreError> {
     let update = built.map_err(incomplete)?;
     Ok(TransactWriteItem::builder().update(update).build())
 }
 
-fn incomplete(error: BuildError) -> StoreError {
+pub(super) fn incomplete(error: BuildError) -> StoreError {
     rejected(format!("a request is incomplete: {error}"))
 }
 
 /// Why a transaction was cancelled, if that is what the error says.
-fn reasons(
+pub(super) fn reasons(
     error: &SdkError<TransactWriteItemsError, HttpResponse>,
 ) -> Option<&[CancellationReason]> {
     match error.as_service_error()? {
@@ -309,6 +337,9 @@ fn found(write: &Write, item: Option<&Item>, names: &TableNames) -> Result<Found
     let item = item.unwrap_or(&absent);
     match write {
         Write::PutRequest(_) => records::read_request(names.control(), item).map(Found::Request),
+        Write::Guard(_) | Write::PutMigration { .. } | Write::EndMigration { .. } => {
+            Ok(Found::Superseded)
+        }
         _ => mapping::read(names.mappings(), item).map(Found::Mapping),
     }
 }

@@ -8,7 +8,8 @@ use prost::Message;
 
 use super::schema::control::{CHANGES, WRITTEN_AT};
 use crate::domain::{
-    CellId, Change, Epoch, PartitionKey, Placement, PlacementEvent, Timestamp, WriteMode,
+    CellId, Change, Epoch, MigrationId, PartitionKey, Placement, PlacementEvent, Timestamp,
+    WriteMode,
 };
 
 #[derive(Clone, PartialEq, Message)]
@@ -30,6 +31,21 @@ struct StoredChange {
     /// A change of something other than a placement: rare, and so as JSON.
     #[prost(string, optional, tag = "3")]
     other: Option<String>,
+    #[prost(message, optional, tag = "4")]
+    moved: Option<StoredMove>,
+}
+
+/// Cells by their numbers.
+#[derive(Clone, PartialEq, Message)]
+struct StoredMove {
+    #[prost(message, optional, tag = "1")]
+    placement: Option<StoredPlacement>,
+    #[prost(uint32, tag = "2")]
+    from: u32,
+    #[prost(uint32, optional, tag = "3")]
+    gained: Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    lost: Option<u32>,
 }
 
 /// Times are milliseconds after the entry's own: mostly 0.
@@ -54,6 +70,9 @@ struct StoredPlacement {
     expires: Option<i64>,
     #[prost(uint32, optional, tag = "9")]
     replaced: Option<u32>,
+    /// As text; empty: none.
+    #[prost(string, tag = "10")]
+    migration: String,
 }
 
 /// Numbers cells as they come.
@@ -84,6 +103,15 @@ pub(super) fn encode(changes: &[Change], written: Timestamp) -> Option<Vec<u8>> 
             let placed = StoredPlacement { replaced, ..stored(placement, written, &mut cells) };
             Some(StoredChange { placed: Some(placed), ..StoredChange::default() })
         }
+        Change::Moved { placement, from, gained, lost } => {
+            let moved = StoredMove {
+                placement: Some(stored(placement, written, &mut cells)),
+                from: cells.number(from),
+                gained: gained.as_ref().map(|cell| cells.number(cell)),
+                lost: lost.as_ref().map(|cell| cells.number(cell)),
+            };
+            Some(StoredChange { moved: Some(moved), ..StoredChange::default() })
+        }
         Change::Vacated { placement } => {
             let vacated = Some(stored(placement, written, &mut cells));
             Some(StoredChange { vacated, ..StoredChange::default() })
@@ -109,6 +137,7 @@ fn stored(placement: &Placement, written: Timestamp, cells: &mut Cells) -> Store
         updated: after(placement.updated),
         expires: after(placement.expires),
         replaced: None,
+        migration: placement.migration.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 
@@ -122,18 +151,27 @@ pub fn of_item(item: &HashMap<String, AttributeValue>) -> Option<Vec<Change>> {
 pub(super) fn decode(bytes: &[u8], written: Timestamp) -> Option<Vec<Change>> {
     let Stored { cells, changes } = Stored::decode(bytes).ok()?;
     let cells: Vec<_> = cells.into_iter().map(|id| CellId::new(id).ok()).collect::<Option<_>>()?;
+    let cell = |number: Option<u32>| match number {
+        None => Some(None),
+        Some(number) => cells.get(number as usize).cloned().map(Some),
+    };
     let decode = |change| match change {
-        StoredChange { placed: Some(placed), vacated: None, other: None } => {
-            let replaced = match placed.replaced {
-                None => None,
-                Some(number) => Some(cells.get(number as usize)?.clone()),
-            };
+        StoredChange { placed: Some(placed), vacated: None, other: None, moved: None } => {
+            let replaced = cell(placed.replaced)?;
             Some(Change::Placed { placement: placement(placed, written, &cells)?, replaced })
         }
-        StoredChange { placed: None, vacated: Some(vacated), other: None } => {
+        StoredChange { placed: None, vacated: None, other: None, moved: Some(moved) } => {
+            Some(Change::Moved {
+                placement: placement(moved.placement?, written, &cells)?,
+                from: cell(Some(moved.from))??,
+                gained: cell(moved.gained)?,
+                lost: cell(moved.lost)?,
+            })
+        }
+        StoredChange { placed: None, vacated: Some(vacated), other: None, moved: None } => {
             Some(Change::Vacated { placement: placement(vacated, written, &cells)? })
         }
-        StoredChange { placed: None, vacated: None, other: Some(other) } => {
+        StoredChange { placed: None, vacated: None, other: Some(other), moved: None } => {
             serde_json::from_str(&other).ok()
         }
         _ => None,
@@ -155,6 +193,10 @@ fn placement(stored: StoredPlacement, written: Timestamp, cells: &[CellId]) -> O
         created: time(stored.created)?,
         updated: time(stored.updated)?,
         expires: time(stored.expires)?,
+        migration: match stored.migration.as_str() {
+            "" => None,
+            text => Some(MigrationId::parse(text).ok()?),
+        },
     })
 }
 

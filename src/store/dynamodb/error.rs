@@ -13,18 +13,16 @@ pub fn from_sdk<E>(error: &SdkError<E, HttpResponse>) -> StoreError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    Failure::of(error).into()
+    from_failure(Failure::of(error))
 }
 
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Throttled => StoreError::Throttled,
-            Failure::Timeout => StoreError::Timeout,
-            Failure::Unreachable => StoreError::Unreachable,
-            Failure::Failed => StoreError::Failed,
-            Failure::Rejected { detail } => StoreError::Rejected { detail },
-        }
+pub fn from_failure(failure: Failure) -> StoreError {
+    match failure {
+        Failure::Throttled => StoreError::Throttled,
+        Failure::Timeout => StoreError::Timeout,
+        Failure::Unreachable => StoreError::Unreachable,
+        Failure::Failed => StoreError::Failed,
+        Failure::Rejected { detail } => StoreError::Rejected { detail },
     }
 }
 

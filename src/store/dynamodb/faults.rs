@@ -103,6 +103,7 @@ fn commit() -> Commit {
         created: None,
         updated: None,
         expires: None,
+        migration: None,
     };
     let now = Timestamp::from_seconds(0).unwrap();
     Commit {

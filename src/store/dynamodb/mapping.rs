@@ -11,17 +11,28 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use super::attributes::{Item, Reader, number, seconds_rounded_up, text};
 use super::schema::TTL;
 use super::schema::mapping::{
-    BEGUN_BY, CELL_ID, CREATED_AT, EPOCH, EXPIRES_AT, LAST_UPDATED, PARTITION_KEY, VACATED_AT,
-    WRITE_MODE,
+    BEGUN_BY, CELL_ID, CREATED_AT, EPOCH, EXPIRES_AT, LAST_UPDATED, MIGRATION, PARTITION_KEY,
+    VACATED_AT, WRITE_MODE,
 };
 use crate::domain::{
-    CellId, Epoch, Mapping, PartitionKey, Placement, PlacementEvent, Timestamp, WriteMode,
+    CellId, Epoch, Mapping, MigrationId, PartitionKey, Placement, PlacementEvent, Timestamp,
+    WriteMode,
 };
 use crate::store::StoreError;
 
 /// All attributes but the key that a placement or a vacated key may have from us.
-const MANAGED: [&str; 9] =
-    [CELL_ID, CREATED_AT, LAST_UPDATED, EPOCH, WRITE_MODE, BEGUN_BY, EXPIRES_AT, TTL, VACATED_AT];
+const MANAGED: [&str; 10] = [
+    CELL_ID,
+    CREATED_AT,
+    LAST_UPDATED,
+    EPOCH,
+    WRITE_MODE,
+    BEGUN_BY,
+    EXPIRES_AT,
+    TTL,
+    VACATED_AT,
+    MIGRATION,
+];
 
 pub fn key(key: &PartitionKey) -> Item {
     Item::from([(PARTITION_KEY.to_owned(), text(key.as_str()))])
@@ -44,6 +55,9 @@ pub fn placement_item(placement: &Placement, grace: Duration) -> Item {
     if let Some(expires) = placement.expires {
         set(EXPIRES_AT, text(expires.to_string()));
         set(TTL, number(seconds_rounded_up(expires.plus(grace))));
+    }
+    if let Some(migration) = placement.migration {
+        set(MIGRATION, text(migration.to_string()));
     }
     item
 }
@@ -115,6 +129,7 @@ fn read_ours(reader: &Reader<'_>) -> Result<Placement, StoreError> {
         created: lenient_time(reader.item.get(CREATED_AT)),
         updated: lenient_time(reader.item.get(LAST_UPDATED)),
         expires: reader.optional_parsed(EXPIRES_AT, Timestamp::parse)?,
+        migration: reader.optional_parsed(MIGRATION, |text| MigrationId::parse(text).ok())?,
     })
 }
 
@@ -128,6 +143,7 @@ fn read_foreign(reader: &Reader<'_>) -> Result<Placement, StoreError> {
         created: lenient_time(reader.item.get(CREATED_AT)),
         updated: lenient_time(reader.item.get(LAST_UPDATED)),
         expires: foreign_expiry(reader.item.get(TTL)),
+        migration: None,
     })
 }
 

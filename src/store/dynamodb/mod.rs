@@ -15,9 +15,11 @@ pub mod entry;
 mod error;
 #[cfg(test)]
 mod faults;
+mod guards;
 mod journal;
 mod loads;
 mod mapping;
+mod migrations;
 mod placements;
 mod records;
 pub mod schema;
@@ -32,7 +34,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 
 pub use client::{DynamoDbOptions, connect};
-pub use error::from_sdk;
+pub use error::{from_failure, from_sdk};
 pub use schema::TableNames;
 
 /// What the store is told of its surroundings.

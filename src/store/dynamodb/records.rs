@@ -11,7 +11,7 @@ use super::error::rejected;
 use super::schema::control::{
     BEGUN_AT, BEGUN_BY, CAPACITY, CELL_ID, CHANGES, COUNTED_AT, CREATED_AT, DELETED, DIGEST,
     ENDED_AT, ENDED_BY, ENDPOINT, FORGET_AFTER, JOURNAL_ID, LABELS, LAST_UPDATED, LEASE_MILLIS,
-    METHOD, NONCE, OUTCOME, PK, PLACEMENTS, REGION, REVISION, SEQUENCE, SK, STATE, WEIGHT,
+    METHOD, NONCE, OUTCOME, PK, PLACEMENTS, REGION, REVISION, SEQUENCE, SK, STATE, TABLES, WEIGHT,
     WRITTEN_AT,
 };
 use super::schema::{ControlKey, TTL};
@@ -132,7 +132,7 @@ pub fn read_entry(table: &str, item: &Item) -> Result<JournalEntry, StoreError> 
 }
 
 /// A cell's settings, without its count.
-pub fn cell_item(cell: &Cell) -> Item {
+pub fn cell_item(cell: &Cell) -> Result<Item, StoreError> {
     let labels = cell.labels.iter();
     let labels = labels.map(|(k, v)| (k.to_owned(), text(v))).collect();
     let mut item = item(
@@ -151,7 +151,10 @@ pub fn cell_item(cell: &Cell) -> Item {
     if let Some(capacity) = cell.capacity {
         item.insert(CAPACITY.to_owned(), number(capacity));
     }
-    item
+    if let Some(tables) = &cell.tables {
+        item.insert(TABLES.to_owned(), json(&**tables)?);
+    }
+    Ok(item)
 }
 
 /// Placements of a cell as far as the journal entry `at`.
@@ -209,6 +212,10 @@ fn read_settings(reader: &Reader<'_>, id: CellId) -> Result<Cell, StoreError> {
         revision,
         placements: 0,
         counted_at: revision,
+        tables: match reader.has(TABLES) {
+            true => Some(reader.json(TABLES)?),
+            false => None,
+        },
     })
 }
 
@@ -320,7 +327,7 @@ mod tests {
 
         #[test]
         fn a_cell_survives_its_items(cell in strategies::cell()) {
-            let items = [cell_item(&cell), count_item(&cell.id, cell.placements, cell.counted_at)];
+            let items = [cell_item(&cell).unwrap(), count_item(&cell.id, cell.placements, cell.counted_at)];
             prop_assert_eq!(read_cells("T", &items), Ok(vec![cell]));
         }
 
@@ -337,7 +344,7 @@ mod tests {
 
         #[test]
         fn settings_without_a_count_have_none_and_counts_without_settings_no_cell(cell in strategies::cell()) {
-            let alone = read_cells("T", &[cell_item(&cell)]).unwrap();
+            let alone = read_cells("T", &[cell_item(&cell).unwrap()]).unwrap();
             prop_assert_eq!((alone[0].placements, alone[0].counted_at), (0, cell.revision));
             prop_assert_eq!(read_cells("T", &[count_item(&cell.id, 3, cell.revision)]), Ok(vec![]));
         }

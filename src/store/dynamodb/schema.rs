@@ -5,7 +5,7 @@
 //! order is the numbers' order.
 
 use crate::cells::{OperationId, TableSetId};
-use crate::domain::{CellId, Epoch, Invalid, PartitionKey, RequestId, Sequence};
+use crate::domain::{CellId, Epoch, Invalid, MigrationId, PartitionKey, RequestId, Sequence};
 
 /// The index of `CellMappings` by cell. Vacated keys have no `CellId` and so are not in it.
 pub const CELL_ID_INDEX: &str = "CellIdIndex";
@@ -21,6 +21,7 @@ pub mod mapping {
     pub const BEGUN_BY: &str = "BegunBy";
     pub const EXPIRES_AT: &str = "ExpiresAt";
     pub const VACATED_AT: &str = "VacatedAt";
+    pub const MIGRATION: &str = "Migration";
 }
 
 /// Attributes of `CellControl`.
@@ -68,6 +69,25 @@ pub mod control {
     // Loads, and whose turn it is to measure.
     pub const MEASURED_AT: &str = "MeasuredAt";
     pub const TURN: &str = "Turn";
+    // What tables were provisioned for a cell.
+    pub const TABLES: &str = "Tables";
+    // Migrations.
+    pub const LEG: &str = "Leg";
+    pub const PHASE: &str = "Phase";
+    pub const EPOCH: &str = "Epoch";
+    pub const CURSOR: &str = "Cursor";
+    pub const WISH: &str = "Wish";
+    pub const PAUSED: &str = "Paused";
+    pub const PARKED: &str = "Parked";
+    pub const PROGRESS: &str = "Progress";
+    pub const FINDINGS: &str = "Findings";
+    pub const TROUBLE: &str = "Trouble";
+    pub const CALLER: &str = "Caller";
+    pub const BULK: &str = "Bulk";
+    pub const SOURCE: &str = "Source";
+    pub const TARGET: &str = "Target";
+    pub const TENANT: &str = "Tenant";
+    pub const MIGRATION: &str = "Migration";
     // The cluster's settings.
     pub const LEASE_MILLIS: &str = "LeaseMillis";
 }
@@ -132,6 +152,9 @@ pub const BUCKET: u64 = 1000;
 /// | load of a cell | `LOAD` | `CELL#<cell id>` | `Record` (JSON), `MeasuredAt` N, `TTL` N |
 /// | turn to measure loads | `LOAD` | `TURN` | `Turn` N |
 /// | operation | `OPERATION` | `OPERATION#<operation id>` | `Record` (JSON), `WorkerEpoch` N, `Beat` N, `TTL` N |
+/// | migration | `MIGRATION#<migration id>` | `MIGRATION` | `Leg`, `Phase`, `WorkerEpoch` N, `Epoch` N, `Cursor` B, `Wish`, `Spec` (JSON), `Progress` (JSON), … |
+/// | tenant that moves | `MIGRATIONS` | `TENANT#<partition key>` | `Migration` |
+/// | migration in the order of their times | `MIGRATIONLOG` | `<created, milliseconds, 20 digits>#<migration id>` | `Tenant`, `Source`, `Target` |
 /// | recovery drill | `DRILLS#<cell id>` | `DRILL#<operation id>` | `Record` (the operation's), `TTL` N |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlKey {
@@ -150,6 +173,9 @@ pub enum ControlKey {
     Drill(CellId, OperationId),
     Load(CellId),
     LoadTurn,
+    Migration(MigrationId),
+    Moving(PartitionKey),
+    Listed(u64, MigrationId),
 }
 
 /// The partitions of the newest versions, and of all operations.
@@ -163,6 +189,11 @@ pub const CELL_TABLES_PK: &str = "CELLTABLES";
 pub fn drills_pk(cell: &CellId) -> String {
     format!("DRILLS#{cell}")
 }
+
+/// The partitions of the tenants that move now, and of all migrations in the order of their times.
+pub const MOVING_PK: &str = "MIGRATIONS";
+pub const LISTED_PK: &str = "MIGRATIONLOG";
+
 /// The partition of all loads.
 pub const LOADS_PK: &str = "LOAD";
 
@@ -194,6 +225,9 @@ impl ControlKey {
             ControlKey::Load(_) | ControlKey::LoadTurn => LOADS_PK.into(),
             ControlKey::Operation(_) => OPERATIONS_PK.into(),
             ControlKey::Drill(cell, _) => drills_pk(cell),
+            ControlKey::Migration(id) => format!("MIGRATION#{id}"),
+            ControlKey::Moving(_) => MOVING_PK.into(),
+            ControlKey::Listed(..) => LISTED_PK.into(),
         }
     }
 
@@ -213,6 +247,9 @@ impl ControlKey {
             ControlKey::LoadTurn => "TURN".into(),
             ControlKey::Operation(id) => format!("OPERATION#{}", id.as_str()),
             ControlKey::Drill(_, id) => format!("DRILL#{}", id.as_str()),
+            ControlKey::Migration(_) => "MIGRATION".into(),
+            ControlKey::Moving(tenant) => format!("TENANT#{tenant}"),
+            ControlKey::Listed(at, id) => format!("{at:020}#{id}"),
         }
     }
 
@@ -236,6 +273,13 @@ impl ControlKey {
             (None, Some(("OPERATION", id))) => ControlKey::Operation(OperationId::new(id).ok()?),
             (Some(("DRILLS", cell)), Some(("DRILL", id))) => {
                 ControlKey::Drill(CellId::new(cell).ok()?, OperationId::new(id).ok()?)
+            }
+            (Some(("MIGRATION", id)), None) => ControlKey::Migration(MigrationId::parse(id).ok()?),
+            (None, Some(("TENANT", key))) if pk == MOVING_PK => {
+                ControlKey::Moving(PartitionKey::new(key).ok()?)
+            }
+            (None, Some((at, id))) if pk == LISTED_PK => {
+                ControlKey::Listed(at.parse().ok()?, MigrationId::parse(id).ok()?)
             }
             (None, Some(("COUNT", id))) => ControlKey::Count(CellId::new(id).ok()?),
             (Some(("JOURNAL", _)), None) => ControlKey::Entry(Sequence::new(sk.parse().ok()?)),

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use cells_guard::{CellTable, CellTables, KeyType};
 use proptest::collection::{btree_map, hash_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -13,7 +15,7 @@ use super::schema::ControlKey;
 use crate::cells::{OperationId, TableSetId};
 use crate::domain::{
     Cell, CellId, CellState, Change, Cluster, Endpoint, Epoch, HistoryRecord, JournalEntry, Labels,
-    LeaseDuration, Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId,
+    LeaseDuration, MigrationId, Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId,
     RequestRecord, Sequence, StoredOutcome, Timestamp, Weight, WriteMode,
 };
 
@@ -53,16 +55,19 @@ pub fn placement() -> impl Strategy<Value = Placement> {
     let mode = select(vec![WriteMode::Direct, WriteMode::Logged]);
     let began_by = event().prop_filter("adopted", |event| *event != PlacementEvent::Adopted);
     let times = (option::of(time()), option::of(time()), option::of(time()));
-    (key(), cell_id(), epoch(), mode, began_by, times).prop_map(
-        |(key, cell, epoch, write_mode, began_by, (created, updated, expires))| Placement {
-            key,
-            cell,
-            epoch,
-            write_mode,
-            began_by,
-            created,
-            updated,
-            expires,
+    (key(), cell_id(), epoch(), mode, began_by, times, option::of(migration_id())).prop_map(
+        |(key, cell, epoch, write_mode, began_by, (created, updated, expires), migration)| {
+            Placement {
+                key,
+                cell,
+                epoch,
+                write_mode,
+                began_by,
+                created,
+                updated,
+                expires,
+                migration,
+            }
         },
     )
 }
@@ -80,8 +85,8 @@ pub fn cell() -> impl Strategy<Value = Cell> {
         select(CellState::ALL.to_vec()),
     );
     let count = 0..=u64::try_from(i64::MAX).unwrap();
-    (settings, time(), time(), sequence(), count, sequence()).prop_map(
-        |(settings, created, updated, revision, placements, counted_at)| {
+    (settings, time(), time(), sequence(), count, sequence(), option::of(tables())).prop_map(
+        |(settings, created, updated, revision, placements, counted_at, tables)| {
             let (id, region, endpoint, labels, weight, capacity, state) = settings;
             Cell {
                 id,
@@ -96,6 +101,7 @@ pub fn cell() -> impl Strategy<Value = Cell> {
                 revision,
                 placements,
                 counted_at,
+                tables: tables.map(Arc::new),
             }
         },
     )
@@ -110,10 +116,37 @@ pub fn cluster() -> impl Strategy<Value = Cluster> {
     })
 }
 
+fn migration_id() -> impl Strategy<Value = MigrationId> {
+    any::<u128>().prop_map(MigrationId::new)
+}
+
+fn tables() -> impl Strategy<Value = CellTables> {
+    let sort = option::of((
+        "[a-zA-Z]{1,9}",
+        select(vec![KeyType::String, KeyType::Number, KeyType::Binary]),
+    ));
+    let names = ("[a-zA-Z]{1,9}", "[a-z-]{3,20}", "[a-zA-Z]{1,9}");
+    let table =
+        (names, sort, vec("[A-Z]{1,5}#[{]partition_key[}]", 1..3), option::of("[a-z]{1,5}"));
+    let table =
+        table.prop_map(|((name, table_name, partition_key), sort_key, tenant_keys, ttl)| {
+            CellTable { name, table_name, partition_key, sort_key, tenant_keys, ttl_attribute: ttl }
+        });
+    ("[a-z]{1,9}", any::<u64>(), vec(table, 0..3), any::<bool>()).prop_map(
+        |(set, version, tables, together)| {
+            CellTables { set, version, tables, together, guards: None, guarded: false }
+                .with_guards_as(None)
+        },
+    )
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         (placement(), option::of(cell_id()))
             .prop_map(|(placement, replaced)| Change::Placed { placement, replaced }),
+        (placement(), cell_id(), option::of(cell_id()), option::of(cell_id())).prop_map(
+            |(placement, from, gained, lost)| Change::Moved { placement, from, gained, lost }
+        ),
         placement().prop_map(|placement| Change::Vacated { placement }),
         cell().prop_map(|cell| Change::CellCreated { cell }),
         cell().prop_map(|cell| Change::CellUpdated { cell }),
@@ -182,6 +215,9 @@ pub fn control_key() -> impl Strategy<Value = ControlKey> {
         (table_set_id(), any::<u64>()).prop_map(|(id, version)| ControlKey::TableSet(id, version)),
         cell_id().prop_map(ControlKey::CellTables),
         cell_id().prop_map(ControlKey::Load),
+        migration_id().prop_map(ControlKey::Migration),
+        key().prop_map(ControlKey::Moving),
+        (any::<u64>(), migration_id()).prop_map(|(at, id)| ControlKey::Listed(at, id)),
         Just(ControlKey::LoadTurn),
         "[a-z0-9-]{1,64}".prop_map(|id| ControlKey::Operation(OperationId::new(id).unwrap())),
         (cell_id(), "[a-z0-9-]{1,64}")

@@ -111,6 +111,7 @@ pub fn placement(of: &str, cell: &str, n: u64) -> Placement {
         created: Some(at(0)),
         updated: Some(at(1)),
         expires: None,
+        migration: None,
     }
 }
 
@@ -138,6 +139,7 @@ pub fn cell(name: &str, revision: u64) -> Cell {
         revision: Sequence::new(revision),
         placements: 0,
         counted_at: Sequence::new(revision),
+        tables: None,
     }
 }
 
@@ -174,7 +176,7 @@ pub fn vacate(of: &str, n: u64, expect: Expected) -> Write {
 }
 
 pub fn expect_placed(cell: &str, n: u64, adopted: bool) -> Expected {
-    Expected::Placed { cell: id(cell), epoch: epoch(n), adopted }
+    Expected::Placed { cell: id(cell), epoch: epoch(n), adopted, migration: None }
 }
 
 pub fn past(of: &str, n: u64) -> HistoryRecord {

@@ -106,8 +106,11 @@ fn tables(cell: &str) -> CellTables {
         set: "default".to_owned(),
         version: 1,
         tables: vec![table("Carts", None), table("Orders", sort)],
+        guards: None,
         together: true,
+        guarded: true,
     }
+    .with_guards_as(None)
 }
 
 pub fn guard_table(cell: &str) -> GuardTable {

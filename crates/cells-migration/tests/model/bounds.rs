@@ -1,5 +1,7 @@
 //! How much there is of everything.
 
+use cells_migration::Settings;
+
 /// A write: a key, and its new value; 0: a delete.
 pub type Op = (usize, u8);
 
@@ -19,6 +21,13 @@ pub struct Bounds {
     pub wishes: bool,
     /// Whether another migration follows one that was cancelled.
     pub again: bool,
+    /// Whether an operator pauses at some time, and resumes at another.
+    pub pauses: bool,
+    /// How often in a row it is fenced before the worker parks.
+    pub max_fences: u32,
+    pub strict: bool,
+    /// Writers who do not know of the log: a fault of theirs that strict verification makes up for.
+    pub unlogged: bool,
 }
 
 impl Bounds {
@@ -29,9 +38,26 @@ impl Bounds {
         overdue: 0,
         wishes: false,
         again: false,
+        pauses: false,
+        max_fences: 2,
+        strict: false,
+        unlogged: false,
     };
     pub const ONE_OP: Self = Self { ops: [&[(0, 1)], &[]], ..Self::NO_WRITER };
     pub const ONE_WRITER: Self = Self { ops: [&[(0, 1), (0, 0)], &[]], ..Self::NO_WRITER };
     pub const ONE_KEY: Self = Self { ops: [&[(0, 1)], &[(0, 2)]], ..Self::NO_WRITER };
+    pub const STRICT: Self = Self { strict: true, unlogged: true, ..Self::ONE_OP };
     pub const TWO_KEYS: Self = Self { ops: [&[(0, 1), (0, 0)], &[(1, 2)]], ..Self::NO_WRITER };
+
+    pub fn settings(&self) -> Settings {
+        Settings {
+            leases_end: 1,
+            pause_budget: 1,
+            little: 1,
+            soak: 1,
+            soak_interval: 0,
+            strict: self.strict,
+            max_fences: self.max_fences,
+        }
+    }
 }

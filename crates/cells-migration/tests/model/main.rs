@@ -60,6 +60,9 @@ impl Model for Moves {
             Property::always("one cell takes checked writes", |_, state: &State| {
                 state.one_cell_is_open()
             }),
+            Property::always("who rests lets writers write", |moves: &Self, state: &State| {
+                state.nobody_waits_for_who_rests(moves)
+            }),
             Property::sometimes("a migration is done", |_, state: &State| state.done()),
         ]
     }
@@ -156,10 +159,35 @@ fn a_second_migration_after_one_that_was_cancelled() {
 }
 
 #[test]
+fn strict_verification_finds_what_was_never_logged() {
+    for bounds in [
+        Bounds { takeovers: 1, ..Bounds::STRICT },
+        Bounds { overdue: 1, wishes: true, ..Bounds::STRICT },
+        Bounds { unknowns: 1, ..Bounds::STRICT },
+    ] {
+        holds("strict", bounds);
+    }
+}
+
+#[test]
+fn an_operator_who_pauses_and_fences_that_last_too_long() {
+    holds("pauses", Bounds { pauses: true, unknowns: 1, ..Bounds::ONE_OP });
+    holds("pauses and a zombie", Bounds { pauses: true, takeovers: 1, ..Bounds::ONE_OP });
+    holds("parks", Bounds { overdue: 2, pauses: true, ..Bounds::ONE_WRITER });
+}
+
+#[test]
+fn a_fence_that_is_lifted_while_a_reply_is_lost() {
+    holds("fenced twice", Bounds { takeovers: 1, unknowns: 1, overdue: 1, ..Bounds::ONE_OP });
+}
+
+#[test]
 fn every_run_can_end() {
     for bounds in [
         Bounds { wishes: true, unknowns: 1, ..Bounds::ONE_OP },
         Bounds { overdue: 1, takeovers: 1, ..Bounds::ONE_OP },
+        Bounds { overdue: 2, pauses: true, wishes: true, ..Bounds::ONE_OP },
+        Bounds { overdue: 1, strict: true, ..Bounds::ONE_OP },
     ] {
         let (count, stuck) = Moves::right(bounds).stuck();
         println!("every run can end: {count} states");

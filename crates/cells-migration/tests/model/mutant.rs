@@ -1,12 +1,12 @@
 //! Faults put in on purpose, one at a time. The checker is to find a history for each in which it does harm.
 
 use cells_migration::{
-    Guard, GuardCheck, GuardEffect, GuardState, Phase, Record, Transaction, Wish, WriteMode,
+    Cursor, Guard, GuardCheck, GuardEffect, GuardState, Phase, Record, Transaction, Wish, WriteMode,
 };
 
 use crate::Moves;
 use crate::bounds::Bounds;
-use crate::state::Value;
+use crate::state::{State, Value, cursor};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
@@ -50,10 +50,20 @@ pub enum Mutant {
     DropAnyLog,
     /// A direct write counts as done though its answer came after the lease.
     AcknowledgeAfterTheLease,
+    /// Takes all as compared under the fence.
+    StrictWithoutComparing,
+    /// Takes over under the fence, and takes as compared what another worker is to have compared.
+    StrictByHearsay,
+    /// Goes on under the second fence where it stopped to compare under the first.
+    StrictWhereItStopped,
+    /// Does nothing more once it is paused.
+    PauseUnderTheFence,
+    /// Gives up when the fence lasts too long, and does not lift it.
+    ParkUnderTheFence,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::NoWaitForLeases,
         Self::DrainDuringCopy,
         Self::PositionBeforeFence,
@@ -74,6 +84,11 @@ impl Mutant {
         Self::PassForAnyMigration,
         Self::DropAnyLog,
         Self::AcknowledgeAfterTheLease,
+        Self::StrictWithoutComparing,
+        Self::StrictByHearsay,
+        Self::StrictWhereItStopped,
+        Self::PauseUnderTheFence,
+        Self::ParkUnderTheFence,
     ];
 
     /// Enough for it to do harm.
@@ -97,6 +112,11 @@ impl Mutant {
             Self::PurgeWithoutGuard => {
                 Bounds { wishes: true, again: true, takeovers: 1, ..Bounds::NO_WRITER }
             }
+            Self::StrictWithoutComparing => Bounds::STRICT,
+            Self::StrictByHearsay => Bounds { takeovers: 1, ..Bounds::STRICT },
+            Self::StrictWhereItStopped => Bounds { overdue: 1, ..Bounds::STRICT },
+            Self::PauseUnderTheFence => Bounds { pauses: true, ..Bounds::ONE_OP },
+            Self::ParkUnderTheFence => Bounds { overdue: 1, ..Bounds::ONE_OP },
             _ => Bounds::ONE_KEY,
         }
     }
@@ -141,10 +161,37 @@ impl Moves {
         }
     }
 
-    /// What a worker sends instead.
-    pub fn distorted(&self, record: &Record, transaction: Transaction) -> Transaction {
-        let commits = transaction.record.phase == Phase::Committed && record.phase == Phase::Fenced;
+    /// Whether a worker stands still though there is something to do.
+    pub fn does_nothing(&self, state: &State, record: &Record) -> bool {
         match self.mutant {
+            Some(Mutant::PauseUnderTheFence) => record.paused,
+            Some(Mutant::ParkUnderTheFence) => record.phase == Phase::Fenced && state.overdue > 0,
+            _ => false,
+        }
+    }
+
+    /// What a worker sends instead.
+    pub fn distorted(
+        &self,
+        record: &Record,
+        mut transaction: Transaction,
+        overdue: u8,
+    ) -> Transaction {
+        let phase = transaction.record.phase;
+        let commits = phase == Phase::Committed && record.phase == Phase::Fenced;
+        match self.mutant {
+            Some(Mutant::StrictByHearsay)
+                if (phase, record.phase) == (Phase::Fenced, Phase::Fenced) =>
+            {
+                transaction.record.cursor = Cursor::end();
+                transaction
+            }
+            Some(Mutant::StrictWhereItStopped)
+                if phase == Phase::Fenced && overdue < self.bounds.overdue =>
+            {
+                transaction.record.cursor = cursor(1).unwrap_or_default();
+                transaction
+            }
             Some(Mutant::AbortAfterCommit)
                 if record.phase == Phase::Committed && record.wish == Some(Wish::Cancel) =>
             {
@@ -156,7 +203,6 @@ impl Moves {
                 ..transaction
             },
             Some(Mutant::SoakWithoutLog) if commits => {
-                let mut transaction = transaction;
                 if let GuardEffect::Set(guard) = &mut transaction.guards[1].effect {
                     guard.mode = WriteMode::Direct;
                 }

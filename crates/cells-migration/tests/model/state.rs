@@ -39,6 +39,7 @@ pub struct State {
     pub unknowns: u8,
     pub overdue: u8,
     pub wished: bool,
+    pub paused: bool,
     pub again: bool,
 }
 
@@ -63,6 +64,10 @@ pub enum Step {
     TakeOver(usize),
     Hear(usize),
     Wish(Wish),
+    Pause,
+    Resume,
+    /// An operator retries what a worker parked.
+    Retry(usize),
     StartAgain,
     Route(usize),
     Expire(usize),
@@ -95,7 +100,7 @@ impl State {
             guards: [Some(guard), None],
             items: [ITEMS, [0; KEYS]],
             log: [[0; 2]; 2],
-            workers: [Some(Worker::new(record.clone())), None],
+            workers: [Some(Worker::new(bounds, record.clone())), None],
             writers: [Writer::default(), Writer::default()],
             late: Vec::new(),
             acknowledged: ITEMS,
@@ -104,6 +109,7 @@ impl State {
             unknowns: bounds.unknowns,
             overdue: bounds.overdue,
             wished: !bounds.wishes,
+            paused: !bounds.pauses,
             again: !bounds.again,
             record,
         }
@@ -139,6 +145,15 @@ impl State {
         }
     }
 
+    /// Whoever has the migration and does nothing lets writers write.
+    pub fn nobody_waits_for_who_rests(&self, moves: &Moves) -> bool {
+        let fenced = self.guards.iter().flatten().any(|guard| guard.state == GuardState::Fenced);
+        let rests = |(at, worker): (usize, &Option<Worker>)| {
+            worker.as_ref().is_some_and(|worker| worker.rests(self, moves, at))
+        };
+        !(fenced && self.workers.iter().enumerate().any(rests))
+    }
+
     pub fn done(&self) -> bool {
         self.record.phase == Phase::Done
     }
@@ -164,6 +179,12 @@ impl State {
         if !self.wished && under_way {
             steps.extend([Wish::Cancel, Wish::Reverse, Wish::Complete].map(Step::Wish));
         }
+        if !self.paused && under_way {
+            steps.push(Step::Pause);
+        }
+        if self.record.paused {
+            steps.push(Step::Resume);
+        }
         if !self.again && self.record.phase == Phase::Aborted {
             steps.push(Step::StartAgain);
         }
@@ -188,17 +209,22 @@ impl State {
             }
             Step::TakeOver(at) => {
                 self.takeovers -= 1;
-                self.workers[at] = Some(Worker::new(self.record.clone()));
+                self.workers[at] = Some(Worker::new(&moves.bounds, self.record.clone()));
             }
             Step::Wish(wish) => {
                 self.wished = true;
                 self.record.wish = Some(wish);
             }
+            Step::Pause => (self.paused, self.record.paused) = (true, true),
+            Step::Resume => self.record.paused = false,
+            Step::Retry(at) => {
+                self.workers[at] = Some(Worker::new(&moves.bounds, self.record.clone()));
+            }
             Step::StartAgain => {
                 self.again = true;
                 self.record = Record::new(MigrationId(2), self.placement.epoch);
                 // Whoever was taken over from may still be about.
-                self.workers[1] = Some(Worker::new(self.record.clone()));
+                self.workers[1] = Some(Worker::new(&moves.bounds, self.record.clone()));
             }
             Step::Route(at)
             | Step::Expire(at)
@@ -227,7 +253,8 @@ impl State {
         if let Some((_, after)) = placement {
             self.placement = *after;
         }
-        self.record = Record { wish: self.record.wish, ..record.clone() };
+        let Record { wish, paused, .. } = self.record;
+        self.record = Record { wish, paused, ..record.clone() };
         Ok(())
     }
 

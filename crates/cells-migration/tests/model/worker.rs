@@ -1,19 +1,14 @@
 //! A driver: does what the machine asks for, one call to the store at a time.
 
-use cells_migration::{
-    Action, Event, GuardCheck, Machine, Next, Phase, Record, Settings, Side, Transaction,
-};
+use cells_migration::{Action, Event, GuardCheck, Machine, Next, Phase, Record, Side, Transaction};
 
 use crate::Moves;
-use crate::bounds::KEYS;
+use crate::bounds::{Bounds, KEYS};
 use crate::mutant::Mutant;
 use crate::state::{Late, State, Step, Value, cursor, index, key, of};
 
 /// All that a worker might wait for is over at this time; nothing is at 0, when everything begins.
 const LATER: u64 = 1;
-
-const SETTINGS: Settings =
-    Settings { leases_end: 1, pause_budget: 1, little: 1, soak: 1, soak_interval: 0 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Worker {
@@ -69,8 +64,8 @@ enum Call {
 }
 
 impl Worker {
-    pub fn new(record: Record) -> Self {
-        Self { machine: Machine::new(SETTINGS, record, 0), busy: None }
+    pub fn new(bounds: &Bounds, record: Record) -> Self {
+        Self { machine: Machine::new(bounds.settings(), record, 0), busy: None }
     }
 
     pub fn steps(&self, state: &State, moves: &Moves, at: usize, steps: &mut Vec<Step>) {
@@ -79,8 +74,18 @@ impl Worker {
         if self.busy.is_none() && next == Next::Leave {
             return;
         }
-        let waits = matches!(next, Next::WaitUntil(_));
-        if !waits {
+        let known = (record.wish, record.paused);
+        if self.busy.is_none()
+            && state.record.id == record.id
+            && (state.record.wish, state.record.paused) != known
+        {
+            steps.push(Step::Hear(at));
+        }
+        if self.busy.is_none() && moves.does_nothing(state, record) {
+            return;
+        }
+        let waits = matches!(next, Next::WaitUntil(_) | Next::Pause | Next::Park(_));
+        if self.busy.is_some() || !waits {
             steps.push(Step::Work(at));
             let writes = self.busy.is_some() || !matches!(next, Next::Do(Action::Read));
             if state.unknowns > 0 && writes {
@@ -90,21 +95,30 @@ impl Worker {
         if self.busy.is_some() {
             return;
         }
+        if matches!(next, Next::Park(_)) {
+            steps.push(Step::Retry(at));
+        }
         let later = match record.phase {
             Phase::Logging if waits => {
                 let leased = state.writers.iter().any(|writer| writer.leased());
                 !leased || moves.mutant == Some(Mutant::NoWaitForLeases)
             }
-            Phase::Fenced => state.overdue > 0 && self.machine.next(LATER) != next,
-            Phase::Soaking => true,
+            Phase::Fenced => state.overdue > 0,
+            Phase::Verifying | Phase::Soaking => true,
             _ => false,
         };
-        if later {
+        if later && self.machine.next(LATER) != next {
             steps.push(Step::WorkLater(at));
         }
-        if state.record.id == record.id && state.record.wish != record.wish {
-            steps.push(Step::Hear(at));
-        }
+    }
+
+    /// Has the migration, and nothing to do.
+    pub fn rests(&self, state: &State, moves: &Moves, at: usize) -> bool {
+        let mut steps = Vec::new();
+        self.steps(state, moves, at, &mut steps);
+        let works =
+            |step: &Step| matches!(step, Step::Work(_) | Step::WorkLater(_) | Step::Hear(_));
+        self.machine.record().holder() == state.record.holder() && !steps.iter().any(works)
     }
 }
 
@@ -152,7 +166,7 @@ impl State {
             Some(busy) => self.go_on(moves, log, busy),
             None => match worker.machine.next(now) {
                 Next::Do(action) => self.begin(moves, worker.machine.record(), action),
-                Next::WaitUntil(_) | Next::Leave => return,
+                Next::WaitUntil(_) | Next::Pause | Next::Park(_) | Next::Leave => return,
             },
         };
         match call {
@@ -166,7 +180,7 @@ impl State {
         match action {
             Action::Read => Call::Over(Event::Read(self.record_of(record))),
             Action::Transact(transaction) => {
-                let transaction = moves.distorted(record, *transaction);
+                let transaction = moves.distorted(record, *transaction, self.overdue);
                 match self.transact(moves, &transaction) {
                     Ok(()) => Call::Over(Event::Done(transaction.record)),
                     Err(()) => Call::Over(Event::Refused),
@@ -187,6 +201,12 @@ impl State {
                         Call::On(Busy::Writing { side: from.other(), fence, key, value, done })
                     }
                 }
+            }
+            Action::Compare { .. }
+                if moves.mutant == Some(Mutant::StrictWithoutComparing)
+                    && record.phase == Phase::Fenced =>
+            {
+                Call::Over(Event::Compared { next: None })
             }
             Action::Compare { from, fence, cursor: at } => {
                 let key = key(&at);

@@ -158,6 +158,7 @@ impl State {
         }
         self.items[index(route.side)][key] = value;
         if let (WriteMode::Logged, Some(migration)) = (mode, migration)
+            && !moves.bounds.unlogged
             && moves.mutant != Some(Mutant::WriteWithoutARecord)
         {
             let number = moves.number(at, self.writers[at].done);

@@ -1,0 +1,332 @@
+//! One of the two cells of a migration, as its worker reads and writes it.
+//!
+//! Everything that is written to a tenant's partitions carries a check of the cell's guard in its own transaction: so the storage refuses
+//! what a worker still writes after another one took over.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, ConditionCheck, Delete, DeleteRequest, KeysAndAttributes, Put,
+    ReturnConsumedCapacity, TransactWriteItem, WriteRequest,
+};
+use cells_guard::{
+    CellTable, CellTables, Condition, GuardTable, Item, LogRecord, Touched, guard, log,
+};
+use cells_migration::{GuardCheck, MigrationId};
+
+use crate::cells::Regions;
+use crate::domain::{Cell, CellId, PartitionKey};
+use crate::store::dynamodb::client::call_timeouts;
+use crate::store::dynamodb::from_sdk;
+use crate::store::{MAX_KEYS, StoreError};
+
+/// Longest wait for the answer of a transaction: of 4 MB, it takes longer than a commit.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most items that one transaction writes beside its check, and most bytes of them: DynamoDB allows 100 and 4 MB.
+pub const MAX_CHANGES: usize = 99;
+pub const MAX_BYTES: u64 = 3_500_000;
+
+/// Most records of a log that are removed at once: DynamoDB's limit for BatchWriteItem.
+const MAX_REMOVED: usize = 25;
+
+/// How often parts that a batch left over are asked for again, and how long is waited the first time.
+const MAX_BATCHES: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// A cell and how it is reached.
+#[derive(Clone)]
+pub struct CellAccess {
+    pub cell: CellId,
+    pub tables: Arc<CellTables>,
+    pub guards: GuardTable,
+    client: Client,
+}
+
+/// What is written of an item.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Put { table: String, item: Item },
+    Delete(Touched),
+}
+
+/// What became of changes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Applied {
+    /// All of them were done, with so much capacity.
+    Done { units: f64 },
+    /// None of them was: the guard is not as it was taken to be.
+    Fenced,
+}
+
+/// Items, and the key after which there are more.
+pub type Items = (Vec<Item>, Option<Item>);
+
+impl CellAccess {
+    /// `None`: the cell has no tables, or none that can hold guards, or not where the directory's transactions reach.
+    pub fn of(cell: &Cell, regions: &Regions) -> Option<Self> {
+        let tables = cell.tables.clone().filter(|tables| tables.together)?;
+        let guards = tables.guard_table()?;
+        Some(Self {
+            cell: cell.id.clone(),
+            tables,
+            guards,
+            client: regions.dynamodb(&cell.region),
+        })
+    }
+
+    /// A page of a partition, read consistently, of at most `limit` items and 1 MB.
+    pub async fn page(
+        &self,
+        table: &CellTable,
+        partition: &str,
+        after: Option<Item>,
+        limit: i32,
+        keys_only: bool,
+    ) -> Result<Items, StoreError> {
+        let mut query = self
+            .client
+            .query()
+            .table_name(&table.table_name)
+            .consistent_read(true)
+            .limit(limit)
+            .key_condition_expression("#pk = :pk")
+            .expression_attribute_names("#pk", &table.partition_key)
+            .expression_attribute_values(":pk", AttributeValue::S(partition.to_owned()))
+            .set_exclusive_start_key(after);
+        if keys_only {
+            let mut projection = "#pk".to_owned();
+            if let Some((sort, _)) = &table.sort_key {
+                projection.push_str(", #sk");
+                query = query.expression_attribute_names("#sk", sort);
+            }
+            query = query.projection_expression(projection);
+        }
+        let page = query.send().await.map_err(|error| from_sdk(&error))?;
+        let next = page.last_evaluated_key.filter(|key| !key.is_empty());
+        Ok((page.items.unwrap_or_default(), next))
+    }
+
+    /// Items by their keys, read consistently, in the order of the keys. A table that the cell does not have is an error.
+    pub async fn get(&self, keys: &[Touched]) -> Result<Vec<Option<Item>>, StoreError> {
+        let mut found: HashMap<String, Vec<Item>> = HashMap::new();
+        for chunk in keys.chunks(MAX_KEYS) {
+            let mut left: HashMap<String, Vec<Item>> = HashMap::new();
+            for touched in chunk {
+                let table = self.table(&touched.table)?;
+                left.entry(table.table_name.clone()).or_default().push(touched.key.clone());
+            }
+            for round in 0..MAX_BATCHES {
+                if left.is_empty() {
+                    break;
+                }
+                if round > 0 {
+                    tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(round - 1)).await;
+                }
+                let wanted = left.into_iter().map(|(table, keys)| {
+                    let wanted = KeysAndAttributes::builder().set_keys(Some(keys));
+                    let wanted = wanted.consistent_read(true).build();
+                    wanted.map(|wanted| (table, wanted)).map_err(|e| rejected(e.to_string()))
+                });
+                let wanted = wanted.collect::<Result<_, _>>()?;
+                let request = self.client.batch_get_item().set_request_items(Some(wanted));
+                let answer = request.send().await.map_err(|error| from_sdk(&error))?;
+                for (table, items) in answer.responses.unwrap_or_default() {
+                    found.entry(table).or_default().extend(items);
+                }
+                let unprocessed = answer.unprocessed_keys.unwrap_or_default();
+                left = unprocessed.into_iter().map(|(table, left)| (table, left.keys)).collect();
+            }
+            if !left.is_empty() {
+                return Err(StoreError::Throttled);
+            }
+        }
+        let by_key = |touched: &Touched| {
+            let items = found.get(&self.table(&touched.table).ok()?.table_name)?;
+            let is = |item: &&Item| {
+                touched.key.iter().all(|(name, value)| item.get(name) == Some(value))
+            };
+            items.iter().find(is).cloned()
+        };
+        Ok(keys.iter().map(by_key).collect())
+    }
+
+    /// Does all of these changes, or none, where the tenant's guard is as `check` says. At most [`MAX_CHANGES`] and [`MAX_BYTES`].
+    ///
+    /// # Errors
+    /// Where [`StoreError::ambiguous`] says so, they may have been done, or may be done yet.
+    pub async fn apply(
+        &self,
+        tenant: &PartitionKey,
+        check: &GuardCheck,
+        shard: u8,
+        changes: Vec<Change>,
+    ) -> Result<Applied, StoreError> {
+        let mut items = vec![self.guard_check(tenant, check, shard)?];
+        for change in changes {
+            items.push(self.transact_item(change)?);
+        }
+        let request = self
+            .client
+            .transact_write_items()
+            .set_transact_items(Some(items))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        let mut timeouts = aws_sdk_dynamodb::config::Builder::new();
+        timeouts.set_timeout_config(Some(call_timeouts(WRITE_TIMEOUT)));
+        let error = match request.customize().config_override(timeouts).send().await {
+            Ok(done) => {
+                let consumed = done.consumed_capacity().iter().filter_map(|c| c.capacity_units());
+                return Ok(Applied::Done { units: consumed.sum() });
+            }
+            Err(error) => error,
+        };
+        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
+            error.as_service_error()
+        else {
+            return Err(from_sdk(&error));
+        };
+        let codes = || cancelled.cancellation_reasons().iter().filter_map(|reason| reason.code());
+        let has = |wanted: &str| codes().any(|code| code == wanted);
+        if has("ConditionalCheckFailed") {
+            // There is one condition.
+            return Ok(Applied::Fenced);
+        }
+        if has("TransactionConflict") || has("ThrottlingError") {
+            return Err(StoreError::Throttled);
+        }
+        match codes().find(|code| *code != "None") {
+            Some("ProvisionedThroughputExceeded") => Err(StoreError::Throttled),
+            code => Err(rejected(format!("a transaction was cancelled: {}", code.unwrap_or("?")))),
+        }
+    }
+
+    fn guard_check(
+        &self,
+        tenant: &PartitionKey,
+        check: &GuardCheck,
+        shard: u8,
+    ) -> Result<TransactWriteItem, StoreError> {
+        let condition = Condition::of(check, self.cell.as_str());
+        let check = ConditionCheck::builder()
+            .table_name(&self.guards.table_name)
+            .set_key(Some(guard::key(&self.guards, tenant.as_str(), shard)))
+            .condition_expression(condition.expression)
+            .set_expression_attribute_values(Some(condition.values.into_iter().collect()));
+        let check = check.build().map_err(|error| rejected(error.to_string()))?;
+        Ok(TransactWriteItem::builder().condition_check(check).build())
+    }
+
+    fn transact_item(&self, change: Change) -> Result<TransactWriteItem, StoreError> {
+        let item = TransactWriteItem::builder();
+        let rejected = |error: aws_sdk_dynamodb::error::BuildError| rejected(error.to_string());
+        Ok(match change {
+            Change::Put { table, item: values } => {
+                let put = Put::builder().table_name(&self.table(&table)?.table_name);
+                item.put(put.set_item(Some(values)).build().map_err(rejected)?)
+            }
+            Change::Delete(Touched { table, key }) => {
+                let delete = Delete::builder().table_name(&self.table(&table)?.table_name);
+                item.delete(delete.set_key(Some(key)).build().map_err(rejected)?)
+            }
+        }
+        .build())
+    }
+
+    /// Some records of one shard of a migration's log, read consistently.
+    pub async fn log(
+        &self,
+        migration: MigrationId,
+        shard: u8,
+        limit: i32,
+    ) -> Result<Vec<LogRecord>, StoreError> {
+        let query = self
+            .client
+            .query()
+            .table_name(&self.guards.table_name)
+            .consistent_read(true)
+            .limit(limit)
+            .key_condition_expression("#pk = :pk")
+            .expression_attribute_names("#pk", &self.guards.partition_key)
+            .expression_attribute_values(
+                ":pk",
+                AttributeValue::S(log::partition(migration, shard)),
+            );
+        let page = query.send().await.map_err(|error| from_sdk(&error))?;
+        let read = |item: &Item| {
+            log::read(&self.guards, item).map_err(|error| StoreError::Unreadable {
+                detail: format!("{}: {error}", self.guards.table_name),
+            })
+        };
+        page.items().iter().map(read).collect()
+    }
+
+    /// Removes records of a log, each by its own key: never one that was not read. No check is needed for that, as no record is ever
+    /// written twice.
+    pub async fn remove_log(
+        &self,
+        migration: MigrationId,
+        shard: u8,
+        records: &[LogRecord],
+    ) -> Result<(), StoreError> {
+        let keys = records.iter().map(|r| log::key(&self.guards, migration, shard, r.operation));
+        let keys: Vec<Item> = keys.collect();
+        for chunk in keys.chunks(MAX_REMOVED) {
+            let removal = |key: &Item| {
+                let delete = DeleteRequest::builder().set_key(Some(key.clone())).build();
+                delete.map(|delete| WriteRequest::builder().delete_request(delete).build())
+            };
+            let removals = chunk.iter().map(removal).collect::<Result<Vec<_>, _>>();
+            let mut left = removals.map_err(|error| rejected(error.to_string()))?;
+            for round in 0..MAX_BATCHES {
+                if left.is_empty() {
+                    break;
+                }
+                if round > 0 {
+                    tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(round - 1)).await;
+                }
+                let request =
+                    self.client.batch_write_item().request_items(&self.guards.table_name, left);
+                let answer = request.send().await.map_err(|error| from_sdk(&error))?;
+                let mut unprocessed = answer.unprocessed_items.unwrap_or_default();
+                left = unprocessed.remove(&self.guards.table_name).unwrap_or_default();
+            }
+            if !left.is_empty() {
+                return Err(StoreError::Throttled);
+            }
+        }
+        Ok(())
+    }
+
+    /// The guard as it is, read consistently.
+    pub async fn guard(
+        &self,
+        tenant: &PartitionKey,
+    ) -> Result<Option<cells_guard::StoredGuard>, StoreError> {
+        let request = self
+            .client
+            .get_item()
+            .table_name(&self.guards.table_name)
+            .set_key(Some(guard::key(&self.guards, tenant.as_str(), 0)))
+            .consistent_read(true);
+        let answer = request.send().await.map_err(|error| from_sdk(&error))?;
+        let read = |item: Item| {
+            guard::read(&item).map_err(|error| StoreError::Unreadable {
+                detail: format!("{}: {error}", self.guards.table_name),
+            })
+        };
+        answer.item.map(read).transpose()
+    }
+
+    fn table(&self, name: &str) -> Result<&CellTable, StoreError> {
+        let table = self.tables.table(name);
+        table.ok_or_else(|| rejected(format!("{} has no table {name}", self.cell)))
+    }
+}
+
+fn rejected(detail: String) -> StoreError {
+    StoreError::Rejected { detail }
+}
