@@ -59,7 +59,61 @@ impl Action {
     }
 }
 
+impl Expression {
+    /// Without names and values.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+
+    /// What `#name` stands for.
+    pub fn name(mut self, placeholder: impl Into<String>, name: impl Into<String>) -> Self {
+        self.names.insert(placeholder.into(), name.into());
+        self
+    }
+
+    /// What `:value` stands for.
+    pub fn value(mut self, placeholder: impl Into<String>, value: AttributeValue) -> Self {
+        self.values.insert(placeholder.into(), value);
+        self
+    }
+}
+
 impl Write {
+    /// The item in place of what is there.
+    pub fn put(table: impl Into<String>, item: Item) -> Self {
+        Self::of(table, "item", Action::Put(item))
+    }
+
+    /// Changes the item with this key, or makes it.
+    pub fn update(table: impl Into<String>, key: Item, update: Expression) -> Self {
+        let Expression { text, names, values } = update;
+        let condition = Expression { text: String::new(), names, values };
+        Self { condition, ..Self::of(table, "key", Action::Update(key, text)) }
+    }
+
+    /// Removes the item with this key.
+    pub fn delete(table: impl Into<String>, key: Item) -> Self {
+        Self::of(table, "key", Action::Delete(key))
+    }
+
+    /// Only holds the item with this key against a condition, beside the other writes of a transaction.
+    pub fn check(table: impl Into<String>, key: Item, condition: Expression) -> Self {
+        Self { condition, ..Self::of(table, "key", Action::Check(key)) }
+    }
+
+    /// Only if this holds. Names and values are added to those of an update.
+    pub fn only_if(mut self, condition: Expression) -> Self {
+        self.condition.text = condition.text;
+        self.condition.names.extend(condition.names);
+        self.condition.values.extend(condition.values);
+        self
+    }
+
+    fn of(table: impl Into<String>, field: &str, action: Action) -> Self {
+        let condition = Expression::default();
+        Self { table: table.into(), field: field.to_owned(), action, condition }
+    }
+
     /// Whether to do it twice is the same as to do it once: true of puts and deletes, and of updates that only set attributes to given
     /// values or remove them. Anything that may read what is there before is taken to: sums, list positions, functions, copies.
     pub fn repeatable(&self) -> bool {
@@ -83,7 +137,7 @@ impl Write {
     }
 
     /// Holds it against the table's key and the tenant's partitions.
-    pub(super) fn check<E>(&self, tenant: &str, table: &CellTable) -> Result<(), Error<E>> {
+    pub(super) fn fits<E>(&self, tenant: &str, table: &CellTable) -> Result<(), Error<E>> {
         let Self { field, action, condition, .. } = self;
         check_key(tenant, table, field, action.item())?;
         let whole = matches!(action, Action::Put(_));
@@ -214,7 +268,7 @@ impl<'a> Job<'a> {
             .iter()
             .map(|write| {
                 let table = table(home, &write.table)?;
-                write.check(self.tenant, table)?;
+                write.fits(self.tenant, table)?;
                 Ok((write, table))
             })
             .collect()
