@@ -1,7 +1,7 @@
 //! A tenant's items, read and written in the tenant's cell.
 //!
-//! Invariants: no call touches a partition that the table's templates do not make of the tenant; a write is reported as done only if
-//! the answer came inside the placement's lease, for after that the tenant's data may be on their way to another cell.
+//! Invariants: no call touches a partition that the table's templates do not make of the tenant; writes keep the writers' contract
+//! ([`cells_guard::writer`]), so that none is lost or done in a cell that the tenant has left.
 
 mod compare;
 mod export;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use cells_guard::writer::KnownGuards;
 use parking_lot::Mutex;
 
 use super::aws::Regions;
@@ -24,7 +25,7 @@ use super::table_set::{TableSet, TableSetId, TableSpec};
 use crate::directory::{
     DecisionTrace, Directory, Error, Home, Refused, RouteOptions, RouteRequest,
 };
-use crate::domain::{Cell, CellId, PartitionKey, WriteMode};
+use crate::domain::{Cell, CellId, PartitionKey};
 use crate::store::StoreError;
 use crate::store::dynamodb::from_sdk;
 use crate::telemetry::rpc::RpcTrace;
@@ -42,9 +43,6 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// Least lease that a write is begun under.
 const LEAST_LEASE: Duration = Duration::from_millis(250);
-
-/// The attribute that says which cell an item is in.
-pub const CELL_ID: &str = "CellId";
 
 /// Why a tenant's data cannot be read or written.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -66,8 +64,20 @@ pub enum DataError {
     /// The number of the write whose condition does not hold.
     #[error("the condition of write {write} does not hold")]
     ConditionFailed { write: usize },
-    #[error("the placement's lease is too short for a direct write")]
-    NoLease,
+    /// And the cell's tables can hold no guards. Nothing was written.
+    #[error(
+        "the placement's lease is too short for a direct write, and no table of {cell} can hold a guard"
+    )]
+    NoLease { cell: CellId },
+    /// And there is no lease. Nothing was written.
+    #[error("the tenant has no guard in {cell}, and no lease for a direct write")]
+    GuardMissing { cell: CellId },
+    /// For longer than the caller waits. Nothing was written.
+    #[error("the tenant is just moving to another cell")]
+    Moving,
+    /// A request id that was used for other writes, or for these in another form. This call wrote nothing.
+    #[error("the request id was used for another transaction")]
+    IdUsed,
     /// A position in partitions that the tables of today do not have.
     #[error("the tables' key templates have changed")]
     PositionGone,
@@ -93,8 +103,12 @@ pub struct CellData {
     regions: Arc<Regions>,
     prefix: String,
     known: Arc<Mutex<Known>>,
+    /// What guards of tenants on the move said last.
+    guards: Arc<KnownGuards>,
     /// The call that asks.
     rpc: Option<RpcTrace>,
+    /// When whoever asks gives up.
+    deadline: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -127,13 +141,18 @@ impl CellData {
         regions: Arc<Regions>,
         prefix: String,
     ) -> Self {
-        let known = Arc::default();
-        Self { directory, records, regions, prefix, known, rpc: None }
+        let (known, guards) = (Arc::default(), Arc::default());
+        Self { directory, records, regions, prefix, known, guards, rpc: None, deadline: None }
     }
 
     /// The same, whose routing decisions are part of this call's trace.
     pub fn under(&self, rpc: Option<RpcTrace>) -> Self {
         Self { rpc, ..self.clone() }
+    }
+
+    /// The same, for a caller who gives up then.
+    pub fn until(self, deadline: Option<Instant>) -> Self {
+        Self { deadline, ..self }
     }
 
     fn client(&self, place: &Place) -> aws_sdk_dynamodb::Client {
@@ -174,17 +193,13 @@ impl CellData {
         Ok(self.table_set(set, version, cell).await?.tables.clone())
     }
 
-    /// Where a tenant lives, and until when direct writes are good.
-    async fn home(&self, tenant: &PartitionKey) -> Result<(CellId, Option<Instant>), DataError> {
+    /// Where a tenant lives.
+    async fn home(&self, tenant: &PartitionKey) -> Result<CellId, DataError> {
         let options = Arc::new(RouteOptions::default());
         let request =
             RouteRequest::new(tenant.clone(), options, DecisionTrace::under(self.rpc.clone()));
-        let routed = self.directory.route(request).await?;
-        match routed.home {
-            Home::Placed(residence) => {
-                let direct = residence.write_mode == WriteMode::Direct;
-                Ok((residence.cell.id().clone(), routed.lease_until.filter(|_| direct)))
-            }
+        match self.directory.route(request).await?.home {
+            Home::Placed(residence) => Ok(residence.cell.id().clone()),
             // Not asked for, so not answered.
             Home::Default(_) => Err(Error::from(StoreError::Timeout).into()),
         }
@@ -192,23 +207,31 @@ impl CellData {
 
     /// A cell's table by the name that its table set has for it.
     async fn place(&self, cell: &CellId, table: &str) -> Result<Place, DataError> {
-        let registered =
-            match self.directory.peek(|registry| registry.cell(cell).cloned()).flatten() {
-                Some(cell) => Some(cell),
-                None => self.directory.cell(cell).await?,
-            };
-        let registered =
-            registered.ok_or_else(|| Error::from(Refused::CellNotFound { cell: cell.clone() }))?;
-        let tables = self.cell_tables(cell).await?.and_then(|record| record.tables);
-        let (set, version) =
-            tables.ok_or_else(|| DataError::NotProvisioned { cell: cell.clone() })?;
-        let set = self.table_set(set, version, cell).await?;
+        let registered = self.registered(cell).await?;
+        let set = self.table_set_of(cell).await?;
         let spec = set.table(table).cloned().ok_or_else(|| DataError::UnknownTable {
             cell: cell.clone(),
             table: table.to_owned(),
         })?;
         let name = spec.table_name(&self.prefix, cell);
         Ok(Place { cell: registered, spec, name })
+    }
+
+    async fn registered(&self, cell: &CellId) -> Result<Arc<Cell>, DataError> {
+        let registered =
+            match self.directory.peek(|registry| registry.cell(cell).cloned()).flatten() {
+                Some(cell) => Some(cell),
+                None => self.directory.cell(cell).await?,
+            };
+        Ok(registered.ok_or_else(|| Error::from(Refused::CellNotFound { cell: cell.clone() }))?)
+    }
+
+    /// The table set that a cell has.
+    async fn table_set_of(&self, cell: &CellId) -> Result<Arc<TableSet>, DataError> {
+        let tables = self.cell_tables(cell).await?.and_then(|record| record.tables);
+        let (set, version) =
+            tables.ok_or_else(|| DataError::NotProvisioned { cell: cell.clone() })?;
+        self.table_set(set, version, cell).await
     }
 
     async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {

@@ -8,6 +8,7 @@ use prost_types::Struct;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::deadline::Deadline;
 use super::status::{Fault, Reason};
 use super::{export, page, parse};
 use crate::cells::data::{
@@ -29,9 +30,11 @@ pub struct DataService {
 }
 
 impl DataService {
-    /// Routes under the trace of this call.
+    /// Routes under the trace of this call, and ends with it.
     fn of<T>(&self, request: &Request<T>) -> CellData {
-        self.data.under(request.extensions().get::<RpcTrace>().cloned())
+        let extensions = request.extensions();
+        let deadline = extensions.get::<Deadline>().map(|deadline| deadline.0);
+        self.data.under(extensions.get::<RpcTrace>().cloned()).until(deadline)
     }
 }
 
@@ -104,9 +107,9 @@ impl Service for DataService {
         let item = required("item", request.item)?;
         let condition = expression("condition", request.condition)?;
         let write = (request.table, "item", Action::Put(item), condition);
-        let Written { cell, item } = write_in(&data, request.partition_key, write).await?;
+        let Written { cell, guarded, item } = write_in(&data, request.partition_key, write).await?;
         let old_item = item.as_ref().map(json::message);
-        Ok(Response::new(v1::PutResponse { old_item, cell_id: cell.into() }))
+        Ok(Response::new(v1::PutResponse { old_item, cell_id: cell.into(), guarded }))
     }
 
     async fn update(
@@ -122,9 +125,9 @@ impl Service for DataService {
         }
         let condition = Expression { text: request.condition, names, values };
         let write = (request.table, "key", Action::Update(key, text), condition);
-        let Written { cell, item } = write_in(&data, request.partition_key, write).await?;
+        let Written { cell, guarded, item } = write_in(&data, request.partition_key, write).await?;
         let item = item.as_ref().map(json::message);
-        Ok(Response::new(v1::UpdateResponse { item, cell_id: cell.into() }))
+        Ok(Response::new(v1::UpdateResponse { item, cell_id: cell.into(), guarded }))
     }
 
     async fn delete(
@@ -136,9 +139,9 @@ impl Service for DataService {
         let key = required("key", request.key)?;
         let condition = expression("condition", request.condition)?;
         let write = (request.table, "key", Action::Delete(key), condition);
-        let Written { cell, item } = write_in(&data, request.partition_key, write).await?;
+        let Written { cell, guarded, item } = write_in(&data, request.partition_key, write).await?;
         let old_item = item.as_ref().map(json::message);
-        Ok(Response::new(v1::DeleteResponse { old_item, cell_id: cell.into() }))
+        Ok(Response::new(v1::DeleteResponse { old_item, cell_id: cell.into(), guarded }))
     }
 
     async fn transact(

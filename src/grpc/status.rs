@@ -129,6 +129,8 @@ reasons! {
     StoreRejected = "STORE_REJECTED": Unavailable,
     AwsBusy = "AWS_BUSY": Unavailable,
     NoLease = "NO_LEASE": Unavailable,
+    GuardMissing = "GUARD_MISSING": Unavailable,
+    TenantMoving = "TENANT_MOVING": Unavailable,
     NotReady = "NOT_READY": Unavailable,
     ShuttingDown = "SHUTTING_DOWN": Unavailable,
     RecordUnreadable = "RECORD_UNREADABLE": DataLoss,
@@ -431,9 +433,21 @@ impl From<DataError> for Fault {
                 say(Reason::KeysDiffer, "ask that cell's table by itself").with("cell_id", cell)
             }
             DataError::TooManyCells => say(Reason::TooManyCells, "ask the cells by themselves"),
-            DataError::NoLease => {
-                say(Reason::NoLease, "nothing was written, try again").retry(SOON)
+            DataError::NoLease { cell } => say(Reason::NoLease, "nothing was written, try again")
+                .retry(SOON)
+                .with("cell_id", cell),
+            DataError::GuardMissing { cell } => {
+                let next = "nothing was written; try again, and if that does not help make the guards that are missing";
+                say(Reason::GuardMissing, next).retry(SOON).with("cell_id", cell)
             }
+            DataError::Moving => {
+                say(Reason::TenantMoving, "nothing was written, try again").retry(SOON)
+            }
+            DataError::IdUsed => Fault::field(
+                Reason::RequestIdReused,
+                "request_id",
+                "was used within ten minutes for other writes, or for these before a move of the tenant began or ended, in which case they may have been done; this call wrote nothing: read, then send a new one",
+            ),
         }
     }
 }

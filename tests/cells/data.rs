@@ -38,7 +38,6 @@ on_both_engines!(
     a_condition_that_does_not_hold_changes_nothing,
     no_tenant_sees_anothers_items,
     what_is_wrong_is_named_and_writes_nothing,
-    nothing_is_written_without_a_lease,
 );
 
 pub struct Data {
@@ -205,7 +204,7 @@ impl Data {
     }
 
     /// Sort keys and values of a tenant's items.
-    async fn all(&mut self, tenant: &str) -> BTreeMap<String, String> {
+    pub async fn all(&mut self, tenant: &str) -> BTreeMap<String, String> {
         let found = self.query(Self::question(tenant)).await.unwrap();
         found.items.iter().map(|item| (text(item, "SK"), text(item, "Value"))).collect()
     }
@@ -381,21 +380,4 @@ async fn what_is_wrong_is_named_and_writes_nothing(mut data: Data) {
     };
     assert_eq!(named(data.query(prefix).await.unwrap_err()), invalid("sort_key_prefix"));
     assert_eq!(data.all("t").await, [("a".to_owned(), "1".to_owned())].into());
-}
-
-async fn nothing_is_written_without_a_lease(mut data: Data) {
-    data.pin("t", "cell-a").await;
-    data.put("t", item("t", "a", "1")).await.unwrap();
-    let request = v1::UpdateClusterRequest {
-        cluster: Some(v1::Cluster {
-            lease_duration: Some(prost_types::Duration::default()),
-            ..Default::default()
-        }),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
-        ..Default::default()
-    };
-    data.world.admin.update_cluster(request).await.unwrap();
-    let status = data.put("t", item("t", "a", "2")).await.unwrap_err();
-    assert_eq!((status.code(), fault(&status).1.as_str()), (Code::Unavailable, "NO_LEASE"));
-    assert_eq!(data.all("t").await, [("a".to_owned(), "1".to_owned())].into(), "reads go on");
 }

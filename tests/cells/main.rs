@@ -22,6 +22,7 @@ mod data;
 mod events;
 mod failover;
 mod former;
+mod guarded;
 mod load;
 mod provision;
 mod recovery;

@@ -7,6 +7,8 @@ mod celld;
 #[allow(dead_code, reason = "each test program uses its own part")]
 mod embedded;
 
+mod data;
+
 use std::time::{Duration, Instant};
 
 use cell_directory::proto::v1;

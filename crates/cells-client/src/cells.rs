@@ -5,6 +5,7 @@
 //! and are changed by hand; [`MAX_VERSIONS`] bounds what a runaway operator can do.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub struct Cell {
     pub(crate) endpoint: Box<str>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) state: CellState,
+    /// For those who write to them.
+    pub(crate) tables: Option<Arc<proto::CellTables>>,
 }
 
 impl Cell {
@@ -82,6 +85,7 @@ impl Cell {
                 proto::CellState::Quarantined => CellState::Quarantined,
                 proto::CellState::Retired => CellState::Retired,
             },
+            tables: cell.tables.clone().map(Arc::new),
         }
     }
 
@@ -92,6 +96,7 @@ impl Cell {
             endpoint: "".into(),
             labels: BTreeMap::new(),
             state: CellState::Unknown,
+            tables: None,
         }
     }
 }
@@ -154,6 +159,12 @@ impl CellTable {
         let index = CellIndex(u32::try_from(slot).ok()?);
         numbers.insert(id.into(), index);
         Some(index)
+    }
+
+    /// The number of a cell that was named before.
+    #[cfg(feature = "data")]
+    pub fn find(&self, id: &str) -> Option<CellIndex> {
+        self.numbers.lock().get(id).copied()
     }
 
     #[inline]

@@ -45,6 +45,12 @@ pub enum Error {
         /// How long it was waited.
         waited: Duration,
     },
+    /// The directory has not said which tables the cell has: it provisioned none for it, or this process has not heard of them yet.
+    #[error("the tables of {cell} are not known; provision it, or try again")]
+    NoTables {
+        /// The cell.
+        cell: String,
+    },
     /// The directory was closed.
     #[error("the directory is closed")]
     Closed,

@@ -54,6 +54,8 @@
 //!
 //! # Features
 //!
+//! - `data`: `data::Data` reads and writes tenants' items in the cells where they live, and keeps the writers' contract: plainly under a
+//!   lease, else with a check of the tenant's guard, and along with a tenant that moves.
 //! - `tls`: `https://` endpoints.
 //! - `fake`: `fake::FakeDirectory`, an in-process directory for tests of your own.
 
@@ -64,6 +66,8 @@ mod answer;
 mod builder;
 mod cells;
 mod clock;
+#[cfg(feature = "data")]
+pub mod data;
 mod directory;
 mod driver;
 mod error;

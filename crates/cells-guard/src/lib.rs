@@ -1,6 +1,6 @@
 //! What stands in a cell's own tables beside its tenants' items: a guard for each tenant, and while a tenant moves the log of what
 //! was written. Here is their form ([`guard`], [`log`]), what a writer or a mover asks of a guard ([`condition`]), and which tables a
-//! cell has ([`tables`]).
+//! cell has ([`tables`]). The [`writer`] keeps the contract of those who write.
 //!
 //! All of it stands in the cell's *guard table*, the first of its table set with a string sort key, in partitions that begin with a
 //! control character. No tenant and no key template has one, so no application's item is ever among them.
@@ -8,17 +8,22 @@
 #![forbid(unsafe_code)]
 
 pub mod condition;
+pub mod connector;
 pub mod guard;
 pub mod log;
+pub mod sdk;
 pub mod tables;
+pub mod writer;
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
 pub use condition::Condition;
+pub use connector::MarkingClient;
 pub use guard::StoredGuard;
 pub use log::{LogRecord, Touched};
+pub use sdk::Failure;
 pub use tables::{CellTable, CellTables, GuardTable, KeyType};
 
 /// An item, or its key.

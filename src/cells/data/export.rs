@@ -47,7 +47,7 @@ impl CellData {
         from: Option<ExportPosition>,
         limit: usize,
     ) -> Result<Exported, DataError> {
-        let (home, _) = self.home(&export.tenant).await?;
+        let home = self.home(&export.tenant).await?;
         let mut names: Vec<_> =
             self.tables(&home).await?.into_iter().map(|spec| spec.name).collect();
         if names.is_empty() {

@@ -124,7 +124,7 @@ impl CellData {
     /// # Errors
     /// Those of the current cell, and [`DataError::PositionGone`]. A previous cell's are in [`Found::failures`].
     pub async fn query(&self, query: &Query, from: Option<Position>) -> Result<Found, DataError> {
-        let (home, _) = self.home(&query.tenant).await?;
+        let home = self.home(&query.tenant).await?;
         let current = self.place(&home, &query.table).await?;
         let string =
             current.spec.sort_key.as_ref().is_some_and(|key| key.key_type == KeyType::String);

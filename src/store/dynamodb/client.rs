@@ -13,8 +13,8 @@ use aws_sdk_dynamodb::config::{
     retry::RetryConfig,
 };
 use aws_smithy_http_client::tls;
+use cells_guard::MarkingClient;
 
-use super::connector::MarkingClient;
 use crate::metering::{Consumption, Counting};
 
 /// Where DynamoDB is and how long to wait for it.

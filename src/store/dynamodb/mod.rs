@@ -10,7 +10,6 @@ mod call;
 mod cells;
 pub mod client;
 mod commit;
-mod connector;
 mod cursor;
 pub mod entry;
 mod error;
@@ -35,8 +34,12 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 
 pub use client::{DynamoDbOptions, connect};
+<<<<<<< HEAD
 pub use error::from_sdk;
 pub use migrations::phase_name;
+=======
+pub use error::{from_failure, from_sdk};
+>>>>>>> wt-writer
 pub use schema::TableNames;
 
 /// What the store is told of its surroundings.

@@ -4,7 +4,8 @@
 //! magic 8 │ version u32 │ saved at, ms u64 │ applied u64 │ journal id, text │ token, text │ bounded u8
 //! records: 'f' bucket u32, epoch u64
 //!          'p' attached u8, placement 19, key text           (the placement's cell: its place among the cells)
-//!          'c' id text, region text, endpoint text, state u8, labels u32 × (text, text)
+//!          'c' id text, region text, endpoint text, state u8, labels u32 × (text, text),
+//!          tables: length u32 (0: none) and the API's message
 //!          'r' reached u64
 //! 'e' records u64 │ XXH3-64 of all before
 //! ```
@@ -13,17 +14,20 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 
 use cells_map::Packed;
+use prost::Message;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::cells::{Cell, CellState};
 use crate::follower::Position;
 use crate::held::Held;
+use crate::proto;
 
 const MAGIC: [u8; 8] = *b"cellsnap";
 /// Raised with every change of the format; others are not read.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const CHECKSUM: usize = 8;
 
 pub(super) struct Contents {
@@ -115,7 +119,10 @@ impl Writer {
             self.text(key)?;
             self.text(value)?;
         }
-        Ok(())
+        let tables = cell.tables.as_ref().map(|tables| tables.encode_to_vec()).unwrap_or_default();
+        let length = u32::try_from(tables.len()).map_err(io::Error::other)?;
+        self.put(&length.to_le_bytes())?;
+        self.put(&tables)
     }
 
     pub fn finish(mut self) -> io::Result<File> {
@@ -196,7 +203,15 @@ impl<'a> Reader<'a> {
         for _ in 0..self.u32()? {
             labels.insert(self.text()?.to_owned(), self.text()?.to_owned());
         }
-        Ok(Cell { id, region, endpoint, labels, state })
+        let length = self.u32()? as usize;
+        let tables = match self.take(length)? {
+            [] => None,
+            bytes => {
+                let tables = proto::CellTables::decode(bytes).map_err(|error| error.to_string())?;
+                Some(Arc::new(tables))
+            }
+        };
+        Ok(Cell { id, region, endpoint, labels, state, tables })
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
