@@ -33,7 +33,9 @@ mod machine;
 mod record;
 mod transaction;
 
-pub use action::{Action, Cursor, Event, LONGEST_BACKOFF, Millis, Next, Parked, Settings};
+pub use action::{
+    Action, Cursor, Event, LONGEST_BACKOFF, Marker, Millis, Next, Parked, Settings, Writers,
+};
 pub use guard::{Guard, GuardCheck, GuardState, Holder, Side, WriteMode};
 pub use machine::Machine;
 pub use record::{Leg, MigrationId, Phase, Record, Wish};

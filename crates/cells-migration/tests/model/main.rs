@@ -6,6 +6,7 @@
 
 mod bounds;
 mod mutant;
+mod plain;
 mod state;
 mod worker;
 mod writer;
@@ -16,6 +17,7 @@ use std::hash::{BuildHasher, RandomState};
 use stateright::{Checker, Model, Path, Property};
 
 use bounds::Bounds;
+use cells_migration::Writers;
 use mutant::Mutant;
 use state::{State, Step};
 
@@ -182,12 +184,38 @@ fn a_fence_that_is_lifted_while_a_reply_is_lost() {
 }
 
 #[test]
+fn a_writer_that_knows_nothing_of_guards_is_frozen() {
+    for bounds in [
+        Bounds { takeovers: 1, ..Bounds::PLAIN },
+        Bounds { unknowns: 1, ..Bounds::PLAIN },
+        Bounds { trims: 1, overdue: 1, ..Bounds::PLAIN },
+        Bounds { unknowns: 1, overdue: 1, pauses: true, ..Bounds::PLAIN },
+        Bounds { wishes: true, pauses: true, ..Bounds::PLAIN },
+        Bounds { plain: &[(0, 3), (1, 4)], takeovers: 1, overdue: 1, ..Bounds::PLAIN },
+        Bounds { plain: &[(0, 3)], takeovers: 1, wishes: true, ..Bounds::PLAIN },
+        Bounds { ops: Bounds::ONE_OP.ops, ..Bounds::PLAIN },
+        Bounds { strict: true, takeovers: 1, ..Bounds::PLAIN },
+    ] {
+        holds("frozen", bounds);
+    }
+}
+
+#[test]
+fn best_effort_is_what_it_says() {
+    let bounds = Bounds { writers: Writers::BestEffort, ..Bounds::PLAIN };
+    let how = Moves::right(bounds).fails().expect("it would be lossless");
+    assert!(how.starts_with("no acknowledged write is lost"), "{how}");
+}
+
+#[test]
 fn every_run_can_end() {
     for bounds in [
         Bounds { wishes: true, unknowns: 1, ..Bounds::ONE_OP },
         Bounds { overdue: 1, takeovers: 1, ..Bounds::ONE_OP },
         Bounds { overdue: 2, pauses: true, wishes: true, ..Bounds::ONE_OP },
         Bounds { overdue: 1, strict: true, ..Bounds::ONE_OP },
+        Bounds { overdue: 1, wishes: true, unknowns: 1, ..Bounds::PLAIN },
+        Bounds { overdue: 2, trims: 1, pauses: true, ..Bounds::PLAIN },
     ] {
         let (count, stuck) = Moves::right(bounds).stuck();
         println!("every run can end: {count} states");

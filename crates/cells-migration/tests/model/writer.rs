@@ -170,7 +170,7 @@ impl State {
     }
 
     /// A write of this writer landed on a key.
-    fn overtake(&mut self, at: usize, key: usize) {
+    pub fn overtake(&mut self, at: usize, key: usize) {
         for (other, writer) in self.writers.iter_mut().enumerate() {
             if let Some(flight) = &mut writer.flight
                 && other != at
