@@ -458,7 +458,7 @@ fn a_freeze_that_does_not_hold_is_lifted_and_given_up_in_the_end() {
 }
 
 #[test]
-fn nobody_is_frozen_in_a_pause_and_who_takes_over_thaws() {
+fn nobody_is_frozen_in_a_pause_and_who_takes_over_thaws_or_freezes_again() {
     let mut machine = set(FROZEN, 0);
     go_on(&mut machine, 0, Phase::Logging);
     until(&mut machine, 6_000, freezes);
@@ -466,6 +466,11 @@ fn nobody_is_frozen_in_a_pause_and_who_takes_over_thaws() {
     let mut other = Machine::new(FROZEN, machine.record().clone(), 0);
     other.on(Event::Done(transaction(&other, 0).record), 0);
     assert!(thaws(&other.next(0)));
+    let mut fenced = machine.clone();
+    go_on(&mut fenced, 6_000, Phase::Fenced);
+    let mut other = Machine::new(FROZEN, fenced.record().clone(), 0);
+    other.on(Event::Done(transaction(&other, 0).record), 0);
+    assert!(freezes(&action(&other, 0)), "that they are frozen it has to hear itself");
     told(&mut machine, 6_000, |record| record.paused = true);
     assert!(thaws(&machine.next(6_000)));
     machine.on(Event::Thawed, 6_000);

@@ -188,7 +188,7 @@ fn a_writer_that_knows_nothing_of_guards_is_frozen() {
     for bounds in [
         Bounds { takeovers: 1, ..Bounds::PLAIN },
         Bounds { unknowns: 1, ..Bounds::PLAIN },
-        Bounds { trims: 1, overdue: 1, ..Bounds::PLAIN },
+        Bounds { trims: 1, overdue: 1, pauses: true, ..Bounds::PLAIN },
         Bounds { unknowns: 1, overdue: 1, pauses: true, ..Bounds::PLAIN },
         Bounds { wishes: true, pauses: true, ..Bounds::PLAIN },
         Bounds { plain: &[(0, 3), (1, 4)], takeovers: 1, overdue: 1, ..Bounds::PLAIN },
