@@ -31,9 +31,9 @@ pub struct Settings {
     pub pause_budget: Millis,
     /// How long there is a way back, from when this worker sees the soak begin.
     pub soak: Millis,
-    /// Records of the log that are few enough to be drained under the fence.
+    /// Records of the log, or of the stream, that are few enough to be dealt with once writers wait.
     pub little: u64,
-    /// Pause between two looks at the log once it was found empty, in the soak and between two fences.
+    /// Pause between two looks at the log, or at the stream, once it was found empty, and between two probes of a freeze.
     pub soak_interval: Millis,
     /// Whether everything is compared once more under the fence, with the log drained. The pause grows with the tenant then.
     pub strict: bool,

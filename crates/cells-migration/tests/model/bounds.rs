@@ -28,6 +28,8 @@ pub struct Bounds {
     pub strict: bool,
     /// Writers who do not know of the log: a fault of theirs that strict verification makes up for.
     pub unlogged: bool,
+    /// Writers who come once writes are logged.
+    pub late: bool,
     pub writers: Writers,
     /// What a writer writes, in order, that does not know of guards.
     pub plain: &'static [Op],
@@ -47,6 +49,7 @@ impl Bounds {
         max_fences: 2,
         strict: false,
         unlogged: false,
+        late: false,
         writers: Writers::Cooperative,
         plain: &[],
         trims: 0,
