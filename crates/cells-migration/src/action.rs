@@ -149,7 +149,7 @@ pub enum Next {
     WaitUntil(Millis),
     /// An operator paused the migration. No writer is fenced. Until [`Event::Read`] says otherwise there is nothing to do.
     Pause,
-    /// This worker has given up, with no writer fenced: to be kept until an operator looks at it, who retries with a new machine. A
+    /// This worker has given up, with no writer fenced: to be kept, while the log grows, until an operator retries with a new machine. A
     /// wish to cancel is heard still.
     Park(Parked),
     /// The migration has ended, or another worker has it.
