@@ -1,6 +1,6 @@
 //! What the machine asks for, what it is told, and how it is set.
 
-use crate::guard::{GuardCheck, Side};
+use crate::guard::{GuardCheck, Holder, Side};
 use crate::record::Record;
 use crate::transaction::Transaction;
 
@@ -31,14 +31,37 @@ pub struct Settings {
     pub pause_budget: Millis,
     /// How long there is a way back, from when this worker sees the soak begin.
     pub soak: Millis,
-    /// Records of the log that are few enough to be drained under the fence.
+    /// Records of the log, or of the stream, that are few enough to be dealt with once writers wait.
     pub little: u64,
-    /// Pause between two looks at the log once it was found empty, in the soak and between two fences.
+    /// Pause between two looks at the log, or at the stream, once it was found empty, and between two probes of a freeze.
     pub soak_interval: Millis,
     /// Whether everything is compared once more under the fence, with the log drained. The pause grows with the tenant then.
     pub strict: bool,
+    pub writers: Writers,
+    /// Longest time from the first answer to a freeze until the fence; after that such writers go on, and it counts as a fence in vain.
+    pub freeze_budget: Millis,
     /// How often in a row one worker fences and has to give up before it says [`Next::Park`]; 0 counts as 1.
     pub max_fences: u32,
+}
+
+/// Who writes the tenant's items besides the migration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Writers {
+    /// All keep to the contract: leases, guards and the log.
+    #[default]
+    Cooperative,
+    /// Some know nothing of guards. They are followed by the stream, and stopped by a freeze that is confirmed.
+    Frozen,
+    /// Some know nothing of guards, and cannot be stopped: what they write around the commit is lost. Never lossless.
+    BestEffort,
+}
+
+/// A record in a stream that can be told from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Marker {
+    pub holder: Holder,
+    /// Counts from 1 for each holder.
+    pub number: u32,
 }
 
 /// One thing for the driver to do. Each may be repeated.
@@ -62,6 +85,19 @@ pub enum Action {
     /// Remove some of the migration's own log in `from`, to which nothing is added any more: [`Event::Drained`]. Never that of
     /// another migration, which may be under way if this worker was taken over from long ago.
     DropLog { from: Side },
+    /// Find a position in the stream of `from`, behind which is all that is written from now on: [`Event::Listening`].
+    Listen { from: Side },
+    /// Read some of the stream of `from` behind `position`, parents before children; read in `from`, *after* that, the items that it
+    /// names, and put or delete them in the other cell under `fence`. `past`: say whether this marker is before the new position, in
+    /// every part of the stream. [`Event::Followed`], or [`Event::Trimmed`] if anything behind `position` may be gone.
+    Follow { from: Side, fence: GuardCheck, position: Cursor, past: Option<Marker> },
+    /// Leave this marker in the stream of `from`: [`Event::Marked`].
+    Mark { from: Side, marker: Marker },
+    /// Stop the writers in `from` that know nothing of guards, and probe whether they are: [`Event::Frozen`]. Whoever stops them
+    /// heeds no number of the same migration that is lower than one that it heard, here and for [`Action::Thaw`].
+    Freeze { from: Side, holder: Holder },
+    /// Lift every freeze of this migration. The tenant lives in `live`, where those writers are to write: [`Event::Thawed`].
+    Thaw { live: Side, holder: Holder },
 }
 
 /// What came of the last action.
@@ -89,6 +125,22 @@ pub enum Event {
     Drained {
         found: u64,
     },
+    Listening {
+        position: Cursor,
+    },
+    /// How many records of the stream were read, of whatever tenant; 0: there is no more for now. All before `next` is applied.
+    Followed {
+        found: u64,
+        next: Cursor,
+        past: bool,
+    },
+    Trimmed,
+    Marked,
+    /// `holds`: no write of theirs lands any more, whenever it was sent.
+    Frozen {
+        holds: bool,
+    },
+    Thawed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -97,7 +149,7 @@ pub enum Next {
     WaitUntil(Millis),
     /// An operator paused the migration. No writer is fenced. Until [`Event::Read`] says otherwise there is nothing to do.
     Pause,
-    /// This worker has given up, with no writer fenced: to be kept until an operator looks at it, who retries with a new machine. A
+    /// This worker has given up, with no writer fenced: to be kept, while the log grows, until an operator retries with a new machine. A
     /// wish to cancel is heard still.
     Park(Parked),
     /// The migration has ended, or another worker has it.
@@ -111,4 +163,16 @@ pub enum Parked {
     LogNotDrained { fences: u32 },
     /// Not all was compared, as strict verification asks: the tenant is too large for the pause budget.
     NotCompared { fences: u32 },
+    /// The freeze was not confirmed within the freeze budget, or its marker not seen in the stream.
+    NotFrozen { fences: u32 },
+}
+
+impl Parked {
+    pub fn fences(self) -> u32 {
+        match self {
+            Self::LogNotDrained { fences }
+            | Self::NotCompared { fences }
+            | Self::NotFrozen { fences } => fences,
+        }
+    }
 }

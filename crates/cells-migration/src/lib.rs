@@ -22,6 +22,8 @@
 //! - A fenced guard lets no write pass, the rest of the log is drained under the fence, and both guards and the placement change in
 //!   one transaction.
 //! - What a worker saw under its number, and under one fence, counts there alone: it looks again under the next.
+//! - Writers that do not cooperate are stopped before the fence, and all that their stream says up to a marker from after that is applied.
+//!   Without that ([`Writers::BestEffort`]), what they write around the commit is lost.
 //! - Writes at the cell that is not live carry a check of its guard, which names the worker: those of a worker that was taken over
 //!   from are refused by the storage.
 
@@ -33,7 +35,9 @@ mod machine;
 mod record;
 mod transaction;
 
-pub use action::{Action, Cursor, Event, LONGEST_BACKOFF, Millis, Next, Parked, Settings};
+pub use action::{
+    Action, Cursor, Event, LONGEST_BACKOFF, Marker, Millis, Next, Parked, Settings, Writers,
+};
 pub use guard::{Guard, GuardCheck, GuardState, Holder, Side, WriteMode};
 pub use machine::Machine;
 pub use record::{Leg, MigrationId, Phase, Record, Wish};

@@ -5,6 +5,10 @@ use crate::guard::{GuardCheck, Side};
 use crate::record::{Leg, Phase, Record, Wish};
 use crate::transaction::{Transaction, waiting};
 
+mod stream;
+
+use stream::Stream;
+
 /// A worker's view of a migration.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Machine {
@@ -16,10 +20,9 @@ pub struct Machine {
     since: Millis,
     /// What the last look at the log found, in this phase and under this number, and when.
     found: Option<(u64, Millis)>,
-    /// How many fences in a row lasted too long.
-    lifted: u32,
-    /// Whether the log was drained under the last of them.
-    dried: bool,
+    /// How many fences in a row were in vain, and why the last one was.
+    vain: Option<Parked>,
+    stream: Stream,
     standing: Standing,
     /// The record may differ from what is known.
     doubt: bool,
@@ -40,11 +43,11 @@ impl Machine {
         Self {
             settings,
             reached: record.cursor.clone(),
+            stream: Stream::new(&record),
             record,
             since: now,
             found: None,
-            lifted: 0,
-            dried: false,
+            vain: None,
             standing: Standing::Taking,
             doubt: false,
         }
@@ -69,11 +72,19 @@ impl Machine {
             _ if self.record.phase.ended() => Next::Leave,
             // In a pause, too: a fence that the last worker sent may land yet, and is refused after this.
             Standing::Taking => transact(Transaction::take_over(&self.record)),
-            Standing::Holding if self.pauses() => Next::Pause,
-            Standing::Holding if self.record.wish == Some(Wish::Cancel) => {
-                self.cancel().unwrap_or_else(|| self.work(now))
+            Standing::Holding => self.hold(now),
+        }
+    }
+
+    fn hold(&self, now: Millis) -> Next {
+        let cancels = self.record.wish == Some(Wish::Cancel);
+        match self.thaw(now) {
+            Some(thaw) => thaw,
+            None if self.pauses() => Next::Pause,
+            None => {
+                let cancel = cancels.then(|| self.cancel()).flatten();
+                cancel.or_else(|| self.listen()).unwrap_or_else(|| self.work(now))
             }
-            Standing::Holding => self.work(now),
         }
     }
 
@@ -97,10 +108,9 @@ impl Machine {
     }
 
     fn work(&self, now: Millis) -> Next {
-        let record = &self.record;
+        let record = &self.known();
         let (from, fence, cursor) = (record.live(), self.fence(), self.reached.clone());
         let (all, elapsed) = (cursor == Cursor::end(), now.saturating_sub(self.since));
-        let drain = Next::Do(Action::Drain { from, fence });
         match record.phase {
             Phase::Planned => transact(Transaction::start(record)),
             Phase::Logging if elapsed < self.settings.leases_end => {
@@ -108,25 +118,19 @@ impl Machine {
             }
             Phase::Logging => self.proceed(Phase::Copying),
             Phase::Copying if all => self.proceed(Phase::CatchingUp),
-            Phase::Copying | Phase::Verifying if cursor != record.cursor => {
+            Phase::CatchingUp if self.little() => self.proceed(Phase::Verifying),
+            Phase::Copying | Phase::CatchingUp | Phase::Verifying
+                if cursor != self.record.cursor || self.stream_moved() =>
+            {
                 transact(Transaction::save(record, record.phase, cursor))
             }
             Phase::Copying => Next::Do(Action::Copy { from, fence, cursor }),
-            Phase::CatchingUp if self.little() => self.proceed(Phase::Verifying),
-            Phase::CatchingUp => drain,
+            Phase::CatchingUp => self.catch_up(),
             Phase::Verifying if !all => Next::Do(Action::Compare { from, fence, cursor }),
-            // What came since the comparison is in the log.
+            // What came since the comparison is in the log, or in the stream.
             Phase::Verifying => self.try_to_fence(now),
             Phase::Fenced if record.paused => transact(Transaction::unfence(record)),
-            Phase::Fenced if self.dry() && (all || !self.settings.strict) => {
-                transact(Transaction::commit(record))
-            }
-            Phase::Fenced if elapsed >= self.settings.pause_budget => {
-                transact(Transaction::unfence(record))
-            }
-            // The record keeps no cursor under the fence: who takes over compares again from the beginning, as does the next fence.
-            Phase::Fenced if self.dry() => Next::Do(Action::Compare { from, fence, cursor }),
-            Phase::Fenced => drain,
+            Phase::Fenced => self.under_the_fence(now, elapsed >= self.settings.pause_budget),
             Phase::Committed => match record.leg {
                 Leg::Forward => self.proceed(Phase::Soaking),
                 Leg::Back => transact(Transaction::settle(record)),
@@ -138,25 +142,48 @@ impl Machine {
         }
     }
 
-    /// After a fence that lasted too long writers have some time to themselves, longer each time; the log is kept short in it.
+    fn catch_up(&self) -> Next {
+        match (self.log_is_little(), self.follow()) {
+            (true, Some((_, follow))) => follow,
+            _ => self.drain(),
+        }
+    }
+
+    /// After a fence in vain writers have some time to themselves, longer each time; the log is kept short in it.
     fn try_to_fence(&self, now: Millis) -> Next {
-        let fences = self.lifted;
         let end = self.since.saturating_add(self.backoff());
-        match self.dried {
-            _ if fences < self.settings.max_fences.max(1) => match now >= end && self.little() {
-                true => transact(Transaction::fence(&self.record)),
-                false => self.look(now, end),
-            },
-            true => Next::Park(Parked::NotCompared { fences }),
-            false => Next::Park(Parked::LogNotDrained { fences }),
+        match self.vain {
+            Some(why) if why.fences() >= self.settings.max_fences => Next::Park(why),
+            _ if now < end && !self.freezing() => self.look(now, end),
+            _ if !self.little() => self.catch_up(),
+            _ => self.freeze(now).unwrap_or_else(|| transact(Transaction::fence(&self.known()))),
         }
     }
 
     fn backoff(&self) -> Millis {
         let budget = self.settings.pause_budget;
-        let Some(doublings) = self.lifted.checked_sub(1) else { return 0 };
+        let Some(why) = self.vain else { return 0 };
+        let doublings = why.fences().saturating_sub(1);
         let factor = 1_u64.checked_shl(doublings).unwrap_or(Millis::MAX);
         budget.saturating_mul(factor).min(LONGEST_BACKOFF.max(budget))
+    }
+
+    fn under_the_fence(&self, now: Millis, late: bool) -> Next {
+        let record = &self.known();
+        let (from, fence, cursor) = (record.live(), self.fence(), self.reached.clone());
+        let stops = self.stop_them(now);
+        let compared = !self.settings.strict || cursor == Cursor::end();
+        match stops {
+            None if self.dry() && compared => transact(Transaction::commit(record)),
+            _ if late => transact(Transaction::unfence(record)),
+            Some(Next::WaitUntil(at)) => {
+                Next::WaitUntil(at.min(self.since.saturating_add(self.settings.pause_budget)))
+            }
+            Some(next) => next,
+            None if !self.dry() => self.drain(),
+            // The record keeps no cursor under the fence: who takes over compares again from the beginning, as does the next fence.
+            None => Next::Do(Action::Compare { from, fence, cursor }),
+        }
     }
 
     fn soak(&self, now: Millis) -> Next {
@@ -170,14 +197,22 @@ impl Machine {
         }
     }
 
-    /// Drains the log, and lets it be for a while once it is empty, until `end` at most.
+    /// Drains the log, and lets it be for a while once it is empty, until `end` at most; the stream likewise.
     fn look(&self, now: Millis, end: Millis) -> Next {
-        match self.found {
-            Some((0, at)) if now < at.saturating_add(self.settings.soak_interval) => {
-                Next::WaitUntil(end.min(at.saturating_add(self.settings.soak_interval)))
-            }
-            _ => Next::Do(Action::Drain { from: self.record.live(), fence: self.fence() }),
+        let due = match self.found {
+            Some((0, at)) => at.saturating_add(self.settings.soak_interval),
+            _ => 0,
+        };
+        match self.follow() {
+            _ if now >= due => self.drain(),
+            Some((due, follow)) if now >= due => follow,
+            Some((next, _)) => Next::WaitUntil(end.min(due).min(next)),
+            None => Next::WaitUntil(end.min(due)),
         }
+    }
+
+    fn drain(&self) -> Next {
+        Next::Do(Action::Drain { from: self.record.live(), fence: self.fence() })
     }
 
     /// Removes the log of the one cell and the items of the other.
@@ -200,11 +235,19 @@ impl Machine {
     }
 
     fn little(&self) -> bool {
+        self.log_is_little() && self.stream_is_little()
+    }
+
+    fn log_is_little(&self) -> bool {
         self.found.is_some_and(|(found, _)| found <= self.settings.little)
     }
 
     fn proceed(&self, phase: Phase) -> Next {
-        transact(Transaction::save(&self.record, phase, Cursor::default()))
+        transact(Transaction::save(&self.known(), phase, Cursor::default()))
+    }
+
+    fn copy_again(&self) -> Next {
+        transact(Transaction::copy_again(&self.known()))
     }
 
     /// Takes note of what came of what [`Machine::next`] asked for.
@@ -223,6 +266,12 @@ impl Machine {
                 self.reached = next.unwrap_or_else(Cursor::end);
             }
             Event::Drained { found } => self.found = Some((found, now)),
+            Event::Listening { position } => self.stream.listens(position),
+            Event::Followed { found, next, past } => self.stream.followed(found, next, past, now),
+            Event::Trimmed => self.stream.trimmed(),
+            Event::Marked => self.stream.marked(),
+            Event::Frozen { holds } => self.stream.frozen(holds, now),
+            Event::Thawed => self.thawed(now),
         }
     }
 
@@ -261,9 +310,11 @@ impl Machine {
             self.count_fences(record.phase);
         }
         // Another worker may have lifted the fence since, and writers written: what was seen under one number says nothing under another.
-        if begins || record.worker != self.record.worker {
+        let same = !begins && record.worker == self.record.worker;
+        if !same {
             self.found = None;
         }
+        self.stream.adopt(&self.record, &record, same);
         self.reached = record.cursor.clone();
         self.record = record;
     }
@@ -271,13 +322,17 @@ impl Machine {
     fn count_fences(&mut self, next: Phase) {
         match (self.record.phase, next) {
             // For an operator's sake it was lifted in time.
-            (Phase::Fenced, Phase::Verifying) if !self.record.paused => {
-                self.dried = self.dry();
-                self.lifted = self.lifted.saturating_add(1);
-            }
-            (_, Phase::Committed) => (self.lifted, self.dried) = (0, false),
+            (Phase::Fenced, Phase::Verifying) if !self.record.paused => match self.dry() {
+                true => self.in_vain(|fences| Parked::NotCompared { fences }),
+                false => self.in_vain(|fences| Parked::LogNotDrained { fences }),
+            },
+            (_, Phase::Committed) => self.vain = None,
             _ => {}
         }
+    }
+
+    fn in_vain(&mut self, why: fn(u32) -> Parked) {
+        self.vain = Some(why(self.vain.map_or(0, Parked::fences).saturating_add(1)));
     }
 }
 

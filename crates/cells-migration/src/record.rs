@@ -68,6 +68,8 @@ pub struct Record {
     /// How far the phase has come; before that everything was done. Under the fence always the beginning: what was compared there
     /// counts for the worker alone that compared it, and for that fence alone.
     pub cursor: Cursor,
+    /// How far the stream of the cell that the tenant lives in is applied; only with writers that do not cooperate.
+    pub stream: Option<Cursor>,
     pub wish: Option<Wish>,
     /// An operator's, like the wish: transactions keep it. The machine goes no further, and first lets writers go on if they are
     /// fenced; a wish to cancel counts in a pause, too. What is to be removed after that waits for the end of the pause: whoever
@@ -85,6 +87,7 @@ impl Record {
             worker: 0,
             epoch,
             cursor: Cursor::default(),
+            stream: None,
             wish: None,
             paused: false,
         }

@@ -137,6 +137,15 @@ impl Transaction {
         Self { guards, ..Self::save(from, Phase::Verifying, Cursor::end()) }
     }
 
+    /// Of the stream something is missing: what was copied is worth nothing. If writers are fenced, they go on.
+    pub fn copy_again(from: &Record) -> Self {
+        let guards = match from.phase {
+            Phase::Fenced => Self::unfence(from).guards,
+            _ => Vec::new(),
+        };
+        Self { guards, ..Self::phase(&Record { stream: None, ..from.clone() }, Phase::Copying) }
+    }
+
     /// The tenant changes its cell.
     pub fn commit(from: &Record) -> Self {
         let (live, epoch) = (from.live(), from.epoch + 1);
@@ -148,6 +157,7 @@ impl Transaction {
             record: Record {
                 phase: Phase::Committed,
                 cursor: Cursor::default(),
+                stream: None,
                 epoch,
                 ..from.clone()
             },

@@ -1,6 +1,6 @@
 //! How much there is of everything.
 
-use cells_migration::Settings;
+use cells_migration::{Settings, Writers};
 
 /// A write: a key, and its new value; 0: a delete.
 pub type Op = (usize, u8);
@@ -28,6 +28,13 @@ pub struct Bounds {
     pub strict: bool,
     /// Writers who do not know of the log: a fault of theirs that strict verification makes up for.
     pub unlogged: bool,
+    /// Writers who come once writes are logged.
+    pub late: bool,
+    pub writers: Writers,
+    /// What a writer writes, in order, that does not know of guards.
+    pub plain: &'static [Op],
+    /// How often all that is in a stream is trimmed.
+    pub trims: u8,
 }
 
 impl Bounds {
@@ -42,11 +49,18 @@ impl Bounds {
         max_fences: 2,
         strict: false,
         unlogged: false,
+        late: false,
+        writers: Writers::Cooperative,
+        plain: &[],
+        trims: 0,
     };
     pub const ONE_OP: Self = Self { ops: [&[(0, 1)], &[]], ..Self::NO_WRITER };
     pub const ONE_WRITER: Self = Self { ops: [&[(0, 1), (0, 0)], &[]], ..Self::NO_WRITER };
     pub const ONE_KEY: Self = Self { ops: [&[(0, 1)], &[(0, 2)]], ..Self::NO_WRITER };
     pub const STRICT: Self = Self { strict: true, unlogged: true, ..Self::ONE_OP };
+    /// One writer that does not cooperate.
+    pub const PLAIN: Self =
+        Self { writers: Writers::Frozen, plain: &[(0, 3), (0, 0)], ..Self::NO_WRITER };
     pub const TWO_KEYS: Self = Self { ops: [&[(0, 1), (0, 0)], &[(1, 2)]], ..Self::NO_WRITER };
 
     pub fn settings(&self) -> Settings {
@@ -57,6 +71,8 @@ impl Bounds {
             soak: 1,
             soak_interval: 0,
             strict: self.strict,
+            writers: self.writers,
+            freeze_budget: 1,
             max_fences: self.max_fences,
         }
     }

@@ -1,11 +1,13 @@
 //! The protocol of a migration, explored exhaustively for small bounds: every interleaving of two writers, of a worker and one that
-//! takes over from it, of lost replies, writes that land late, leases that run out, and an operator who changes his mind.
+//! takes over from it, of lost replies, writes that land late, leases that run out, an operator who changes his mind or pauses, and a writer
+//! that knows nothing of guards.
 //!
 //! What is explored is the production code: the machine decides, its transactions are evaluated check by check. The writers follow
 //! DESIGN §5, and the driver does for each action what its documentation says, one call to the store at a time.
 
 mod bounds;
 mod mutant;
+mod plain;
 mod state;
 mod worker;
 mod writer;
@@ -16,6 +18,7 @@ use std::hash::{BuildHasher, RandomState};
 use stateright::{Checker, Model, Path, Property};
 
 use bounds::Bounds;
+use cells_migration::Writers;
 use mutant::Mutant;
 use state::{State, Step};
 
@@ -178,7 +181,32 @@ fn an_operator_who_pauses_and_fences_that_last_too_long() {
 
 #[test]
 fn a_fence_that_is_lifted_while_a_reply_is_lost() {
-    holds("fenced twice", Bounds { takeovers: 1, unknowns: 1, overdue: 1, ..Bounds::ONE_OP });
+    let late = Bounds { late: true, ..Bounds::ONE_OP };
+    holds("fenced twice", Bounds { takeovers: 1, unknowns: 1, overdue: 1, ..late });
+}
+
+#[test]
+fn a_writer_that_knows_nothing_of_guards_is_frozen() {
+    for bounds in [
+        Bounds { takeovers: 1, ..Bounds::PLAIN },
+        Bounds { unknowns: 1, ..Bounds::PLAIN },
+        Bounds { trims: 1, overdue: 1, pauses: true, ..Bounds::PLAIN },
+        Bounds { unknowns: 1, overdue: 1, pauses: true, ..Bounds::PLAIN },
+        Bounds { wishes: true, pauses: true, ..Bounds::PLAIN },
+        Bounds { plain: &[(0, 3), (1, 4)], takeovers: 1, overdue: 1, ..Bounds::PLAIN },
+        Bounds { plain: &[(0, 3)], takeovers: 1, wishes: true, ..Bounds::PLAIN },
+        Bounds { ops: Bounds::ONE_OP.ops, ..Bounds::PLAIN },
+        Bounds { strict: true, takeovers: 1, ..Bounds::PLAIN },
+    ] {
+        holds("frozen", bounds);
+    }
+}
+
+#[test]
+fn best_effort_is_what_it_says() {
+    let bounds = Bounds { writers: Writers::BestEffort, ..Bounds::PLAIN };
+    let how = Moves::right(bounds).fails().expect("it would be lossless");
+    assert!(how.starts_with("no acknowledged write is lost"), "{how}");
 }
 
 #[test]
@@ -188,6 +216,8 @@ fn every_run_can_end() {
         Bounds { overdue: 1, takeovers: 1, ..Bounds::ONE_OP },
         Bounds { overdue: 2, pauses: true, wishes: true, ..Bounds::ONE_OP },
         Bounds { overdue: 1, strict: true, ..Bounds::ONE_OP },
+        Bounds { overdue: 1, wishes: true, unknowns: 1, ..Bounds::PLAIN },
+        Bounds { overdue: 2, trims: 1, pauses: true, ..Bounds::PLAIN },
     ] {
         let (count, stuck) = Moves::right(bounds).stuck();
         println!("every run can end: {count} states");

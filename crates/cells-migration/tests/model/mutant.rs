@@ -60,10 +60,24 @@ pub enum Mutant {
     PauseUnderTheFence,
     /// Gives up when the fence lasts too long, and does not lift it.
     ParkUnderTheFence,
+    /// Takes a freeze that was asked for as one that holds.
+    FreezeUnconfirmed,
+    /// Takes the stream as followed past the marker as soon as the freeze holds.
+    NotFollowedAfterTheFreeze,
+    /// Leaves the marker when it asks for the freeze.
+    MarkerBeforeTheFreeze,
+    /// Takes any marker for its own.
+    AnyMarker,
+    /// Goes on with what is left of a stream that was trimmed.
+    FollowFromTheLatest,
+    /// Saves how far the stream was followed before what it names is applied.
+    PositionBeforeApply,
+    /// A freeze is lifted by whoever asks for it.
+    ThawOfAnyWorker,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 32] = [
         Self::NoWaitForLeases,
         Self::DrainDuringCopy,
         Self::PositionBeforeFence,
@@ -89,6 +103,13 @@ impl Mutant {
         Self::StrictWhereItStopped,
         Self::PauseUnderTheFence,
         Self::ParkUnderTheFence,
+        Self::FreezeUnconfirmed,
+        Self::NotFollowedAfterTheFreeze,
+        Self::MarkerBeforeTheFreeze,
+        Self::AnyMarker,
+        Self::FollowFromTheLatest,
+        Self::PositionBeforeApply,
+        Self::ThawOfAnyWorker,
     ];
 
     /// Enough for it to do harm.
@@ -117,6 +138,13 @@ impl Mutant {
             Self::StrictWhereItStopped => Bounds { overdue: 1, ..Bounds::STRICT },
             Self::PauseUnderTheFence => Bounds { pauses: true, ..Bounds::ONE_OP },
             Self::ParkUnderTheFence => Bounds { overdue: 1, ..Bounds::ONE_OP },
+            Self::FreezeUnconfirmed
+            | Self::NotFollowedAfterTheFreeze
+            | Self::MarkerBeforeTheFreeze => Bounds::PLAIN,
+            Self::AnyMarker => Bounds { overdue: 1, ..Bounds::PLAIN },
+            Self::FollowFromTheLatest => Bounds { trims: 1, ..Bounds::PLAIN },
+            Self::PositionBeforeApply => Bounds { takeovers: 1, ..Bounds::PLAIN },
+            Self::ThawOfAnyWorker => Bounds { unknowns: 1, ..Bounds::PLAIN },
             _ => Bounds::ONE_KEY,
         }
     }

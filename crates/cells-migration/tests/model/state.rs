@@ -1,12 +1,13 @@
 //! What the store holds, who is at work, and what may happen next.
 
 use cells_migration::{
-    Cursor, Guard, GuardCheck, GuardState, MigrationId, Phase, Placement, Record, Side,
+    Action, Cursor, Guard, GuardCheck, GuardState, MigrationId, Phase, Placement, Record, Side,
     Transaction, Wish, WriteMode,
 };
 
 use crate::Moves;
 use crate::bounds::{Bounds, KEYS};
+use crate::plain::Plain;
 use crate::worker::Worker;
 use crate::writer::Writer;
 
@@ -29,6 +30,7 @@ pub struct State {
     pub log: [[u16; 2]; 2],
     pub workers: [Option<Worker>; 2],
     pub writers: [Writer; 2],
+    pub plain: Plain,
     /// Workers' writes that may land at any time.
     pub late: Vec<Late>,
     /// Of each key, the acknowledged write that landed last.
@@ -46,7 +48,14 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Late {
     Transaction(Transaction),
-    Write { side: Side, fence: GuardCheck, key: usize, value: Value },
+    /// What is asked of the hook, or a marker.
+    Plain(Action),
+    Write {
+        side: Side,
+        fence: GuardCheck,
+        key: usize,
+        value: Value,
+    },
 }
 
 /// One thing that happens.
@@ -76,6 +85,9 @@ pub enum Step {
     Acknowledge(usize),
     LandLate(usize),
     WriteChecked(usize),
+    WritePlain,
+    FreezeHolds,
+    Trim(usize),
 }
 
 pub fn index(side: Side) -> usize {
@@ -102,6 +114,7 @@ impl State {
             log: [[0; 2]; 2],
             workers: [Some(Worker::new(bounds, record.clone())), None],
             writers: [Writer::default(), Writer::default()],
+            plain: Plain::new(bounds.trims),
             late: Vec::new(),
             acknowledged: ITEMS,
             loose: Default::default(),
@@ -147,11 +160,12 @@ impl State {
 
     /// Whoever has the migration and does nothing lets writers write.
     pub fn nobody_waits_for_who_rests(&self, moves: &Moves) -> bool {
-        let fenced = self.guards.iter().flatten().any(|guard| guard.state == GuardState::Fenced);
+        let fenced = |guard: &Guard| guard.state == GuardState::Fenced;
+        let waits = self.plain.is_stopped() || self.guards.iter().flatten().any(fenced);
         let rests = |(at, worker): (usize, &Option<Worker>)| {
             worker.as_ref().is_some_and(|worker| worker.rests(self, moves, at))
         };
-        !(fenced && self.workers.iter().enumerate().any(rests))
+        !(waits && self.workers.iter().enumerate().any(rests))
     }
 
     pub fn done(&self) -> bool {
@@ -164,6 +178,7 @@ impl State {
             && self.placement.migration.is_none()
             && self.placement.mode == WriteMode::Direct
             && self.log == [[0; 2]; 2]
+            && !self.plain.is_stopped()
             && self.guards.iter().flatten().all(|guard| guard.holder.is_none())
     }
 
@@ -192,6 +207,7 @@ impl State {
         for (at, writer) in self.writers.iter().enumerate() {
             writer.steps(self, moves, at, steps);
         }
+        self.plain.steps(moves, steps);
     }
 
     pub fn take(&mut self, moves: &Moves, step: Step) {
@@ -202,6 +218,11 @@ impl State {
             Step::Land(at) => {
                 let _ = match self.late.remove(at) {
                     Late::Transaction(transaction) => self.transact(moves, &transaction),
+                    Late::Plain(action) => {
+                        let record = self.record.clone();
+                        self.mind_the_plain(moves, &record, action);
+                        Ok(())
+                    }
                     Late::Write { side, fence, key, value } => {
                         self.write(moves, side, fence, key, value)
                     }
@@ -233,6 +254,7 @@ impl State {
             | Step::Acknowledge(at)
             | Step::LandLate(at)
             | Step::WriteChecked(at) => self.go_on_writing(moves, at, step),
+            Step::WritePlain | Step::FreezeHolds | Step::Trim(_) => self.take_plain(moves, step),
         }
     }
 

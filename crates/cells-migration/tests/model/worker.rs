@@ -18,7 +18,7 @@ pub struct Worker {
 
 /// In the middle of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Busy {
+pub enum Busy {
     /// Has read what it is to write, which is the last of the action.
     Writing {
         side: Side,
@@ -50,14 +50,14 @@ enum Busy {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Stage {
+pub enum Stage {
     Read,
     Apply(usize, Value),
     Remove(usize),
 }
 
 /// What became of a call.
-enum Call {
+pub enum Call {
     /// The action goes on.
     On(Busy),
     Over(Event),
@@ -103,13 +103,18 @@ impl Worker {
                 let leased = state.writers.iter().any(|writer| writer.leased());
                 !leased || moves.mutant == Some(Mutant::NoWaitForLeases)
             }
-            Phase::Fenced => state.overdue > 0,
-            Phase::Verifying | Phase::Soaking => true,
+            Phase::Fenced | Phase::Verifying | Phase::Soaking => true,
             _ => false,
         };
-        if later && self.machine.next(LATER) != next {
+        if later && self.machine.next(LATER) != next && (!self.is_late() || state.overdue > 0) {
             steps.push(Step::WorkLater(at));
         }
+    }
+
+    /// What it would do later is to give up for now.
+    fn is_late(&self) -> bool {
+        let thaws = matches!(self.machine.next(LATER), Next::Do(Action::Thaw { .. }));
+        self.machine.record().phase == Phase::Fenced || thaws
     }
 
     /// Has the migration, and nothing to do.
@@ -140,7 +145,7 @@ impl State {
             }
             Step::Work(_) => self.call(moves, &mut worker, 0),
             Step::WorkLater(_) => {
-                if worker.machine.record().phase == Phase::Fenced {
+                if worker.is_late() {
                     self.overdue -= 1;
                 }
                 self.call(moves, &mut worker, LATER);
@@ -239,6 +244,11 @@ impl State {
                 Call::On(Busy::ReadTooEarly { from, fence, items: self.items[index(from)] })
             }
             Action::Drain { from, fence } => self.look_at_the_log(log, from, fence),
+            Action::Listen { .. }
+            | Action::Follow { .. }
+            | Action::Mark { .. }
+            | Action::Freeze { .. }
+            | Action::Thaw { .. } => self.mind_the_plain(moves, record, action),
         }
     }
 
@@ -359,6 +369,9 @@ impl Worker {
                 Next::Do(Action::Purge { from, fence, cursor }) => {
                     Some(Late::Write { side: from, fence, key: key(&cursor), value: 0 })
                 }
+                Next::Do(
+                    action @ (Action::Mark { .. } | Action::Freeze { .. } | Action::Thaw { .. }),
+                ) => Some(Late::Plain(action)),
                 _ => None,
             },
         }

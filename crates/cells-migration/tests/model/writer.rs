@@ -51,7 +51,7 @@ impl Writer {
         moves.bounds.ops[at].get(self.done).copied()
     }
 
-    pub fn steps(&self, _: &State, moves: &Moves, at: usize, steps: &mut Vec<Step>) {
+    pub fn steps(&self, state: &State, moves: &Moves, at: usize, steps: &mut Vec<Step>) {
         if self.late.is_some() {
             steps.push(Step::LandLate(at));
         }
@@ -60,7 +60,8 @@ impl Writer {
             steps.push(step);
         }
         let Some(route) = self.route else {
-            if self.op(moves, at).is_some() {
+            let comes = !moves.bounds.late || state.placement.mode == WriteMode::Logged;
+            if comes && self.op(moves, at).is_some() {
                 steps.push(Step::Route(at));
             }
             return;
@@ -170,7 +171,7 @@ impl State {
     }
 
     /// A write of this writer landed on a key.
-    fn overtake(&mut self, at: usize, key: usize) {
+    pub fn overtake(&mut self, at: usize, key: usize) {
         for (other, writer) in self.writers.iter_mut().enumerate() {
             if let Some(flight) = &mut writer.flight
                 && other != at

@@ -1,8 +1,10 @@
 //! When the machine waits, and for how long: what the model, which knows only now and later, does not show.
 
+mod stream;
+
 use cells_migration::{
     Action, Cursor, Event, LONGEST_BACKOFF, Machine, MigrationId, Next, Parked, Phase, Record,
-    Settings, Side, Transaction, Wish,
+    Settings, Side, Transaction, Wish, Writers,
 };
 
 const SETTINGS: Settings = Settings {
@@ -12,6 +14,8 @@ const SETTINGS: Settings = Settings {
     soak: 60_000,
     soak_interval: 500,
     strict: false,
+    writers: Writers::Cooperative,
+    freeze_budget: 30_000,
     max_fences: 10,
 };
 
@@ -38,6 +42,13 @@ fn done(action: Action, record: &Record) -> Event {
         Action::Compare { .. } => Event::Compared { next: None },
         Action::Purge { .. } => Event::Purged { next: None },
         Action::Drain { .. } | Action::DropLog { .. } => Event::Drained { found: 0 },
+        Action::Listen { .. } => Event::Listening { position: Cursor(vec![1]) },
+        Action::Follow { position, past, .. } => {
+            Event::Followed { found: 0, next: position, past: past.is_some() }
+        }
+        Action::Mark { .. } => Event::Marked,
+        Action::Freeze { .. } => Event::Frozen { holds: true },
+        Action::Thaw { .. } => Event::Thawed,
     }
 }
 
