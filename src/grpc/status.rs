@@ -107,7 +107,6 @@ reasons! {
     SameCell = "SAME_CELL": FailedPrecondition,
     SchemasDiffer = "SCHEMAS_DIFFER": FailedPrecondition,
     NoGuardTable = "NO_GUARD_TABLE": FailedPrecondition,
-    GuardMissing = "GUARD_MISSING": FailedPrecondition,
     CellApart = "CELL_APART": FailedPrecondition,
     TargetNotEmpty = "TARGET_NOT_EMPTY": FailedPrecondition,
     ItemsTooLarge = "ITEMS_TOO_LARGE": FailedPrecondition,

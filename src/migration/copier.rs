@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use cells_guard::writer::CELL_ID;
 use cells_guard::{CellTable, Item, LogRecord, Touched};
 use cells_migration::{Cursor, GuardCheck, Side};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::access::{Applied, CellAccess, Change, MAX_BYTES, MAX_CHANGES};
 use super::model::Spec;
 use super::steps::Cells;
-use crate::cells::data::{CELL_ID, item_bytes};
+use crate::cells::data::item_bytes;
 use crate::store::StoreError;
 
 /// Transactions of a page that are under way at the same time.

@@ -145,6 +145,8 @@ impl Driver {
             little: shared.settings.little,
             soak_interval: millis(shared.settings.soak_interval),
             strict: spec.verification == super::model::Verification::Strict,
+            writers: cells_migration::Writers::Cooperative,
+            freeze_budget: millis(spec.pause_budget),
             max_fences: shared.settings.max_fences,
         };
         let began = Instant::now();
@@ -346,6 +348,14 @@ impl Driver {
                 Ok(found) => Outcome::Event(Event::Drained { found }),
                 Err(error) => failed(error),
             },
+            // Asked for where writers do not cooperate, which nothing here does.
+            Action::Listen { .. }
+            | Action::Follow { .. }
+            | Action::Mark { .. }
+            | Action::Freeze { .. }
+            | Action::Thaw { .. } => Outcome::Failed(StoreError::Rejected {
+                detail: "streams are not followed by migrations".to_owned(),
+            }),
         }
     }
 

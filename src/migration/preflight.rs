@@ -1,5 +1,6 @@
 //! What stands in the way of a move, and what it will take: looked at before anything is changed.
 
+use cells_guard::writer::CELL_ID;
 use cells_guard::{CellTable, CellTables};
 use cells_migration::GuardCheck;
 
@@ -7,7 +8,7 @@ use super::access::{CellAccess, MAX_BYTES};
 use super::error::Obstacle;
 use super::steps::Cells;
 use crate::cells::Regions;
-use crate::cells::data::{CELL_ID, item_bytes};
+use crate::cells::data::item_bytes;
 use crate::domain::{Cell, PartitionKey, Placement};
 use crate::store::StoreError;
 

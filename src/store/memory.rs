@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use async_trait::async_trait;
 use cells_guard::StoredGuard;
-use cells_migration::{GuardCheck, Record};
+use cells_migration::{GuardCheck, Record, Wish};
 use parking_lot::Mutex;
 
 use super::{
@@ -326,7 +326,10 @@ impl MigrationRecords for MemoryStore {
         let Some(kept) = state.migrations.get_mut(&id) else { return Ok(false) };
         kept.updated = now;
         match order {
-            Order::Wish(wish) => kept.record.wish = Some(wish),
+            Order::Wish(wish) => {
+                kept.record.wish = Some(wish);
+                kept.record.paused &= wish != Wish::Cancel;
+            }
             Order::Pause(paused) => kept.record.paused = paused,
             Order::Unpark => kept.parked = None,
         }

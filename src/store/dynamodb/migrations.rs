@@ -14,7 +14,7 @@ use super::commit::{incomplete, put, update};
 use super::records::key;
 use super::schema::control::{
     BEAT, BULK, CALLER, CREATED_AT, CURSOR, DIGEST, EPOCH, FINDINGS, LAST_UPDATED, LEG, MIGRATION,
-    PARKED, PAUSED, PHASE, PK, PROGRESS, SK, SPEC, TROUBLE, WISH, WORKER_EPOCH,
+    PARKED, PAUSED, PHASE, PK, PROGRESS, SK, SPEC, STREAM, TROUBLE, WISH, WORKER_EPOCH,
 };
 use super::schema::{ControlKey, LISTED_PK, MOVING_PK, TTL};
 use crate::domain::{MigrationId, PartitionKey, Sequence, Timestamp};
@@ -25,7 +25,8 @@ use crate::store::{Cursor, Page, StoreError, Write};
 const KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// The names of attributes that may be reserved words, for whatever expression wants them.
-const NAMES: [(&str, &str); 13] = [
+const NAMES: [(&str, &str); 14] = [
+    ("#stream", STREAM),
     ("#leg", LEG),
     ("#phase", PHASE),
     ("#worker", WORKER_EPOCH),
@@ -169,7 +170,13 @@ impl MigrationRecords for DynamoDbStore {
         let mut changes = Changes::default();
         changes.set("#updated", text(now.to_string()));
         match order {
-            Order::Wish(wish) => changes.set("#wish", text(wish_name(wish))),
+            Order::Wish(wish) => {
+                changes.set("#wish", text(wish_name(wish)));
+                if wish == Wish::Cancel {
+                    // What was copied is to be removed, and a pause would put that off.
+                    changes.set("#paused", AttributeValue::Bool(false));
+                }
+            }
             Order::Pause(paused) => changes.set("#paused", AttributeValue::Bool(paused)),
             Order::Unpark => changes.set_or_remove("#parked", None),
         }
@@ -202,6 +209,8 @@ impl DynamoDbStore {
         for (name, value) in protocol_attributes(record) {
             changes.set(name, value);
         }
+        let stream = record.stream.as_ref().map(|s| AttributeValue::B(Blob::new(s.0.clone())));
+        changes.set_or_remove("#stream", stream);
         changes.set_or_remove("#findings", findings.map(json).transpose()?);
         changes.set("#updated", text(now.to_string()));
         changes.condition = vec!["#leg = :is_leg", "#phase = :is_phase", "#worker = :is_worker"];
@@ -340,6 +349,11 @@ fn read_migration(table: &str, id: MigrationId, item: &Item) -> Result<Migration
             worker: reader.number(WORKER_EPOCH)?,
             epoch: reader.number(EPOCH)?,
             cursor: Reached(cursor.as_ref().to_vec()),
+            stream: match item.get(STREAM) {
+                None => None,
+                Some(AttributeValue::B(stream)) => Some(Reached(stream.as_ref().to_vec())),
+                Some(_) => return Err(reader.unreadable(STREAM, "is not binary")),
+            },
             wish: reader.optional_parsed(WISH, |name| parse(&WISHES, wish_name, name))?,
             paused: item.get(PAUSED) == Some(&AttributeValue::Bool(true)),
         },

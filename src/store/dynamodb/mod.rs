@@ -34,12 +34,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 
 pub use client::{DynamoDbOptions, connect};
-<<<<<<< HEAD
-pub use error::from_sdk;
-pub use migrations::phase_name;
-=======
 pub use error::{from_failure, from_sdk};
->>>>>>> wt-writer
+pub use migrations::phase_name;
 pub use schema::TableNames;
 
 /// What the store is told of its surroundings.

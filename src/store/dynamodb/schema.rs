@@ -76,6 +76,7 @@ pub mod control {
     pub const PHASE: &str = "Phase";
     pub const EPOCH: &str = "Epoch";
     pub const CURSOR: &str = "Cursor";
+    pub const STREAM: &str = "Stream";
     pub const WISH: &str = "Wish";
     pub const PAUSED: &str = "Paused";
     pub const PARKED: &str = "Parked";
