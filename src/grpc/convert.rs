@@ -237,7 +237,7 @@ pub fn cell(cell: &Cell) -> v1::Cell {
     }
 }
 
-fn cell_tables(tables: &CellTables) -> v1::CellTables {
+pub fn cell_tables(tables: &CellTables) -> v1::CellTables {
     let table = |table: &CellTable| v1::CellTable {
         name: table.name.clone(),
         table_name: table.table_name.clone(),

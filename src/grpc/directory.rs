@@ -91,16 +91,22 @@ impl CellDirectory for DirectoryService {
             ..parse::route_options(request.mode, request.constraints, request.fallback)?
         });
         let keys = request.partition_keys;
+        let with_tables = |mut answer: v1::BatchResolveResponse| {
+            if request.cell_tables {
+                self.add_tables(&mut answer);
+            }
+            Response::new(answer)
+        };
         if self.admission.slots().full(Class::Critical) {
             let options = Arc::new(in_memory(RouteOptions::clone(&options)));
-            return Ok(Response::new(self.batch(&caller, keys, &options, true).await));
+            return Ok(with_tables(self.batch(&caller, keys, &options, true).await));
         }
         let mut answer = std::pin::pin!(self.batch(&caller, keys, &options, false));
         if let Poll::Ready(answer) = futures::poll!(answer.as_mut()) {
-            return Ok(Response::new(answer));
+            return Ok(with_tables(answer));
         }
         let _slot = self.admission.slots().take_anyway();
-        Ok(Response::new(answer.await))
+        Ok(with_tables(answer.await))
     }
 
     async fn get_placement(
@@ -340,6 +346,18 @@ impl DirectoryService {
         response
     }
 
+    /// To the addresses of cells, which tables they have.
+    fn add_tables(&self, answer: &mut v1::BatchResolveResponse) {
+        let cells = &mut answer.cells;
+        self.directory.peek(|registry| {
+            for (id, address) in cells.iter_mut() {
+                let cell = registry.cell_named(id);
+                let tables = cell.and_then(|cell| cell.tables.as_deref());
+                address.tables = tables.map(convert::cell_tables);
+            }
+        });
+    }
+
     /// The address of every registered cell that the results name.
     fn addresses(&self, results: &[v1::BatchResolveResult]) -> BTreeMap<String, v1::CellAddress> {
         let mut named: BTreeSet<&str> = BTreeSet::new();
@@ -357,7 +375,7 @@ impl DirectoryService {
             let endpoint = cell.endpoint.as_str().to_owned();
             Some((
                 id.to_owned(),
-                v1::CellAddress { endpoint, region: cell.region.as_str().to_owned() },
+                v1::CellAddress { endpoint, region: cell.region.as_str().to_owned(), tables: None },
             ))
         };
         let known = self

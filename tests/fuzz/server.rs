@@ -10,11 +10,12 @@ use cell_directory::app;
 use cell_directory::cells::Registrar;
 use cell_directory::config::Config;
 use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
+use cell_directory::domain::MigrationId;
 use cell_directory::domain::{
     Cell, CellId, CellState, Endpoint, Labels, PartitionKey, Placement, Region, Sequence, Weight,
 };
 use cell_directory::grpc::{BoundServer, Services};
-use cell_directory::migration::{Migration, MigrationId};
+use cell_directory::migration::Migration;
 use cell_directory::store::memory::MemoryStore;
 use cell_directory::store::{Journal, Placements, Store};
 use cell_directory::tasks::Tasks;

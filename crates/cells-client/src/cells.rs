@@ -211,6 +211,14 @@ impl CellTable {
         }
     }
 
+    /// Takes over which tables a cell has, from an answer that was asked for them, unless something newer is known.
+    #[cfg(feature = "data")]
+    pub fn tables(&self, id: &str, tables: proto::CellTables, sequence: u64) {
+        let Some(index) = self.intern(id) else { return };
+        let cell = Cell { tables: Some(Arc::new(tables)), ..self.get(index).clone() };
+        self.update(cell, sequence);
+    }
+
     /// The cell is not registered any more. Its address is kept for who still holds an old answer.
     pub fn deleted(&self, id: &str, sequence: u64) {
         let Some(index) = self.intern(id) else { return };

@@ -36,7 +36,7 @@ use parking_lot::Mutex;
 use crate::answer::Answer;
 use crate::clock::Moment;
 use crate::directory::Directory;
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::fetch::Question;
 use crate::held::WriteMode;
 use crate::proto;
@@ -192,8 +192,15 @@ impl Data {
 struct Homes {
     directory: Directory,
     config: Config,
-    /// By cell, with what it was made of.
-    made: Mutex<HashMap<Box<str>, (Arc<proto::CellTables>, Box<str>, Home)>>,
+    /// By cell.
+    made: Mutex<HashMap<Box<str>, Made>>,
+}
+
+/// A home, and what it was made of.
+struct Made {
+    tables: Arc<proto::CellTables>,
+    region: Box<str>,
+    home: Home,
 }
 
 impl Homes {
@@ -201,11 +208,11 @@ impl Homes {
         let no_tables = || Error::NoTables { cell: cell.id.to_string() };
         let tables = cell.tables.as_ref().ok_or_else(no_tables)?;
         let mut made = self.made.lock();
-        if let Some((of, region, home)) = made.get(&cell.id)
-            && Arc::ptr_eq(of, tables)
-            && *region == cell.region
+        if let Some(known) = made.get(&cell.id)
+            && Arc::ptr_eq(&known.tables, tables)
+            && known.region == cell.region
         {
-            return Ok(home.clone());
+            return Ok(known.home.clone());
         }
         let mut config = self.config.to_builder();
         if !cell.region.is_empty() {
@@ -214,8 +221,38 @@ impl Homes {
         let client = aws_sdk_dynamodb::Client::from_conf(config.build());
         let of = Arc::new(cell_tables(tables).ok_or_else(no_tables)?);
         let home = Home { cell: cell.id.as_ref().into(), tables: of, client };
-        made.insert(cell.id.clone(), (tables.clone(), cell.region.clone(), home.clone()));
+        let (tables, region) = (tables.clone(), cell.region.clone());
+        made.insert(cell.id.clone(), Made { tables, region, home: home.clone() });
         Ok(home)
+    }
+
+    /// Asks the replicas, one after the other, which tables a tenant's cell has.
+    async fn ask_for_tables(&self, tenant: &str) -> Result<(), Error> {
+        let core = &self.directory.handle.core;
+        let request = proto::BatchResolveRequest {
+            partition_keys: vec![tenant.to_owned()],
+            mode: proto::ResolveMode::LookupOnly.into(),
+            constraints: None,
+            fallback: proto::FallbackPolicy::Refuse.into(),
+            cell_tables: true,
+        };
+        let mut failure = Failure::passing("no endpoint answered");
+        for endpoint in 0..core.transport.endpoints() {
+            let asked = core.transport.batch_resolve(endpoint, request.clone());
+            match tokio::time::timeout(core.options.attempt_timeout, asked).await {
+                Ok(Ok(answer)) => {
+                    for (id, address) in answer.cells {
+                        if let Some(tables) = address.tables {
+                            core.shared.cells.tables(&id, tables, answer.sequence);
+                        }
+                    }
+                    return Ok(());
+                }
+                Ok(Err(failed)) => failure = failed,
+                Err(_elapsed) => {}
+            }
+        }
+        Err(failure.into_error())
     }
 
     fn route_of(&self, answer: &Answer<'_>) -> Result<Route<Moment>, Error> {
@@ -245,7 +282,14 @@ impl Routes for Homes {
                 self.directory.locate_with(tenant, &question).await?
             }
         };
-        self.route_of(&answer)
+        match self.route_of(&answer) {
+            // A bounded memory's Watch says nothing of cells until they change.
+            Err(Error::NoTables { .. }) => {
+                self.ask_for_tables(tenant).await?;
+                self.route_of(&answer)
+            }
+            route => route,
+        }
     }
 
     async fn home(&self, cell: &str) -> Option<Home> {

@@ -326,6 +326,7 @@ fn batch(
                 let address = proto::CellAddress {
                     endpoint: placement.endpoint.clone(),
                     region: placement.region.clone(),
+                    tables: None,
                 };
                 answer.cells.insert(placement.cell_id.clone(), address);
                 let decision = proto::Decision { age: None, lease: None, sequence: 0, ..decision };

@@ -114,6 +114,7 @@ impl Follower {
             mode: proto::ResolveMode::LookupOnly.into(),
             constraints: None,
             fallback: proto::FallbackPolicy::Refuse.into(),
+            cell_tables: false,
         };
         let first = self.link.endpoint().unwrap_or_else(|| self.endpoints.pick(now));
         let endpoint = (first + self.refresh.fruitless as usize) % self.endpoint_count;

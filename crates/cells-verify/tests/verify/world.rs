@@ -174,7 +174,10 @@ pub fn table(name: &str, sort: Option<KeyType>, templates: &[&str]) -> CellTable
 }
 
 pub fn tables(tables: Vec<CellTable>) -> CellTables {
-    CellTables { set: "default".to_owned(), version: 1, tables, together: true }
+    let set = "default".to_owned();
+    let tables =
+        CellTables { set, version: 1, tables, guards: None, together: true, guarded: true };
+    tables.with_guards_as(None)
 }
 
 /// An item of a cell that is called `cell`.
