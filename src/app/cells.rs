@@ -83,7 +83,7 @@ impl Cells {
         };
         let (keeper, interval) = (guards.clone(), config.guards_interval);
         tasks.spawn("guards", move |stop| keeper.keep(interval, stop));
-        let migrations = moves(guards, config, directory, tasks);
+        let migrations = moves(guards, cloud.clone(), config, directory, tasks);
         let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
         let table = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control, table, config.events_lease);
@@ -113,7 +113,13 @@ impl Cells {
 }
 
 /// Starts the worker of migrations, and answers what is asked of them.
-fn moves(guards: Guards, config: &Config, directory: &Directory, tasks: &Tasks) -> Migrations {
+fn moves(
+    guards: Guards,
+    cloud: Arc<dyn Cloud>,
+    config: &Config,
+    directory: &Directory,
+    tasks: &Tasks,
+) -> Migrations {
     let concurrency = config.migration_concurrency as usize;
     let settings = DriverSettings {
         interval: config.migration_interval.min(Duration::from_secs(1)),
@@ -143,5 +149,5 @@ fn moves(guards: Guards, config: &Config, directory: &Directory, tasks: &Tasks) 
         guard_shards: u8::try_from(config.migration_guard_shards).unwrap_or(1),
         lease_margin: config.migration_lease_margin,
     };
-    Migrations::new(guards, Randomness::system(), defaults)
+    Migrations::new(guards, cloud, Randomness::system(), defaults)
 }

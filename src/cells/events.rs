@@ -1,5 +1,6 @@
 //! Changes of items, by way of `cells-streams`: which stream, for whom, and whose change it is.
 
+mod applications;
 mod otlp;
 mod output;
 pub mod sinks;
@@ -126,6 +127,8 @@ impl CellEvents {
             &found.stream,
         );
         let source = Source { group, stream: found.stream, cell: cell.as_str().to_owned() };
+        let partition_key = found.spec.partition_key.name;
+        let sink = Arc::new(applications::Applications { inner: sink, partition_key });
         let consumer = Consumer::new(
             source,
             OwnerId::unique("celld"),

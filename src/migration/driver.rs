@@ -14,6 +14,7 @@ use cells_verify::Verifier;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::access::CellAccess;
 use super::copier::Copier;
@@ -22,7 +23,7 @@ use super::model::{Findings, Migration, Progress, Spec};
 use super::preflight;
 use super::records::{MigrationRecords, Order, Told};
 use super::steps::{self, Cells};
-use super::verify;
+use super::{trace, verify};
 use crate::cells::Regions;
 use crate::directory::{Directory, Error, Refused};
 use crate::domain::MigrationId;
@@ -119,6 +120,9 @@ pub struct Driver {
     seen: (Phase, u64),
     /// When more capacity may be consumed.
     ready_at: Instant,
+    /// The call that began the migration, and the span of the present phase.
+    caller: Option<String>,
+    span: Span,
 }
 
 /// What came of an action.
@@ -163,6 +167,7 @@ impl Driver {
             changed: AtomicBool::new(false),
         });
         let seen = (migration.record.phase, 0);
+        let caller = migration.caller.clone();
         let machine = Machine::new(settings, migration.record, 0);
         Some(Self {
             shared,
@@ -174,6 +179,8 @@ impl Driver {
             fenced: None,
             seen,
             ready_at: began,
+            caller,
+            span: Span::none(),
         })
     }
 
@@ -213,7 +220,7 @@ impl Driver {
                 until.unwrap_or(Duration::MAX).min(self.shared.settings.interval)
             };
             match self.machine.next(self.now()) {
-                Next::Do(action) => match self.perform(action).await {
+                Next::Do(action) => match self.traced(action).await {
                     Outcome::Event(Event::Refused) if self.seen.1 == 0 => return Left::Lost,
                     Outcome::Event(event) => {
                         failures = 0;
@@ -253,7 +260,7 @@ impl Driver {
 
     /// Tells the machine, and what follows from a new phase or a new number to whom it concerns.
     async fn tell_machine(&mut self, event: Event) {
-        let committed = Instant::now();
+        let told = Instant::now();
         self.machine.on(event, self.now());
         let record = self.machine.record();
         let now_seen = (record.phase, record.worker);
@@ -262,8 +269,9 @@ impl Driver {
         }
         let ((phase, _), worker) = (self.seen, record.worker);
         self.pulse.worker.store(worker, Ordering::Release);
-        if record.phase == Phase::Logging {
-            self.leases(committed).await;
+        self.new_span();
+        if now_seen.0 == Phase::Logging {
+            self.leases(told).await;
         }
         if self.machine.record().phase != phase {
             self.phase_changed(phase);
@@ -271,14 +279,22 @@ impl Driver {
         self.seen = now_seen;
     }
 
-    /// How long leases last that were given before writers were told to log. As long as can be, where that is not known.
-    async fn leases(&mut self, committed: Instant) {
+    /// How long leases last that were given before writers were told to log. `seen`: when the machine was told, from when it waits.
+    async fn leases(&mut self, seen: Instant) {
         // Only who has applied the entry knows what was granted before it.
         let wait = match self.shared.directory.registry().await {
-            Ok(_) => self.shared.directory.lease_wait(committed),
+            Ok(_) => self.shared.directory.lease_wait(Instant::now()),
             Err(_) => crate::domain::LeaseDuration::MAX.get(),
         };
-        self.machine.set_leases_end(millis(wait + self.shared.settings.lease_margin));
+        let wait = seen.elapsed() + wait + self.shared.settings.lease_margin;
+        self.machine.set_leases_end(millis(wait));
+    }
+
+    fn new_span(&mut self) {
+        let record = self.machine.record();
+        let next = trace::begin(self.pulse.id, &self.spec, record, self.caller.as_deref());
+        let last = std::mem::replace(&mut self.span, next);
+        trace::end(last, &self.pulse.tale.lock().progress);
     }
 
     fn phase_changed(&mut self, before: Phase) {
@@ -310,6 +326,11 @@ impl Driver {
         self.pulse.changed.store(true, Ordering::Relaxed);
     }
 
+    async fn traced(&mut self, action: Action) -> Outcome {
+        let span = self.span.clone();
+        self.perform(action).instrument(span).await
+    }
+
     async fn perform(&mut self, action: Action) -> Outcome {
         match action {
             Action::Read => self.read_again().await,
@@ -319,6 +340,7 @@ impl Driver {
                 match self.copier().copy(from, &fence, &cursor).await {
                     Ok(None) => Outcome::Event(Event::Refused),
                     Ok(Some(done)) => {
+                        trace::event(&self.span, "copied", done.items);
                         self.tell_progress(|progress| {
                             progress.items_copied += done.items;
                             progress.bytes_copied += done.bytes;
@@ -337,6 +359,7 @@ impl Driver {
                 match self.copier().purge(from, &fence, &cursor).await {
                     Ok(None) => Outcome::Event(Event::Refused),
                     Ok(Some(done)) => {
+                        trace::event(&self.span, "purged", done.items);
                         self.tell_progress(|progress| progress.items_purged += done.items);
                         self.consumed(done.units);
                         Outcome::Event(Event::Purged { next: done.next })
@@ -468,6 +491,9 @@ impl Driver {
             progress.log_applied += drained.records;
             progress.log_backlog = Some(drained.records);
         });
+        if drained.records > 0 {
+            trace::event(&self.span, "applied", drained.records);
+        }
         // Under the fence nothing changes any more, so what was written last has to be the same now.
         if self.machine.record().phase == Phase::Fenced && !drained.touched.is_empty() {
             match self.recheck(from, fence, &drained.touched).await {
@@ -538,6 +564,7 @@ impl Driver {
             if begins {
                 tale.findings = None;
             }
+            trace::event(&self.span, "compared", compared.source.items);
             tale.progress.items_compared += compared.source.items;
             tale.findings.get_or_insert_default().count(&compared);
         }

@@ -24,6 +24,7 @@ mod preflight;
 pub mod records;
 mod service;
 mod steps;
+mod trace;
 mod verify;
 mod worker;
 

@@ -21,6 +21,7 @@ use super::preflight::{self, Measured};
 use super::records::{Begun, MigrationRecords, Order};
 use super::steps::Cells;
 use super::verify;
+use crate::cells::{CellsError, Cloud, TableRef, TableSetId};
 use crate::directory::{Directory, Error, Randomness, Refused, Request};
 use crate::domain::{Cell, CellId, MigrationId, PartitionKey, Placement};
 use crate::store::{Cursor, Page, StoreError};
@@ -53,14 +54,21 @@ pub struct Migrations {
     directory: Directory,
     records: Arc<dyn MigrationRecords>,
     guards: Guards,
+    /// Tables as AWS has them.
+    cloud: Arc<dyn Cloud>,
     randomness: Randomness,
     defaults: Defaults,
 }
 
 impl Migrations {
-    pub fn new(guards: Guards, randomness: Randomness, defaults: Defaults) -> Self {
+    pub fn new(
+        guards: Guards,
+        cloud: Arc<dyn Cloud>,
+        randomness: Randomness,
+        defaults: Defaults,
+    ) -> Self {
         let (directory, records) = (guards.directory.clone(), Arc::clone(&guards.records));
-        Self { directory, records, guards, randomness, defaults }
+        Self { directory, records, guards, cloud, randomness, defaults }
     }
 
     /// What is asked taken to mean, and the cells that it is about. Nothing stands in the way of it but what the tables hold.
@@ -139,6 +147,32 @@ impl Migrations {
         }
     }
 
+    /// That the target's tables can be set back to a point in time, where they are declared to be and the endpoint knows of it.
+    async fn recoverable(&self, target: &CellId) -> Result<(), MigrationError> {
+        let registry = self.directory.registry().await?;
+        let Some(cell) = registry.cell(target) else { return Ok(()) };
+        let Some(tables) = &cell.tables else { return Ok(()) };
+        let Ok(set) = TableSetId::new(&tables.set) else { return Ok(()) };
+        let set = self.guards.cells.table_set_at(&set, tables.version).await?;
+        let mut obstacles = Vec::new();
+        for spec in set.iter().flat_map(|set| &set.tables) {
+            if spec.recovery_days.is_none() {
+                continue;
+            }
+            let name = spec.table_name(&self.guards.prefix, target);
+            let table = TableRef { region: cell.region.clone(), name };
+            let observed = self.cloud.observe(&table).await.map_err(CellsError::from)?;
+            let off = observed.as_ref().and_then(|seen| seen.recovery_days.known()) == Some(&None);
+            if off {
+                obstacles.push(Obstacle::NotRecoverable { table: table.name });
+            }
+        }
+        match obstacles.is_empty() {
+            true => Ok(()),
+            false => Err(MigrationError::Obstructed(obstacles)),
+        }
+    }
+
     fn estimate(&self, spec: Spec, source: &Cell, measured: &Measured) -> Estimate {
         let Measured { items, bytes, transactions, write_units, .. } = *measured;
         // The copy and the two sides of the comparison read everything; the clean-up reads keys, which costs as much.
@@ -192,6 +226,7 @@ impl Migrations {
 impl MigrationApi for Migrations {
     async fn plan(&self, ask: Ask) -> Result<Estimate, MigrationError> {
         let (spec, placement, source, cells) = self.specified(&ask).await?;
+        self.recoverable(&spec.target).await?;
         self.cleared(&placement, &source, &cells, false).await?;
         let measured = preflight::measure(&cells, &spec.tenant).await?;
         if measured.too_large > 0 {
@@ -222,6 +257,7 @@ impl MigrationApi for Migrations {
             return again(begun);
         }
         let (spec, placement, source, cells) = self.specified(&ask).await?;
+        self.recoverable(&spec.target).await?;
         self.cleared(&placement, &source, &cells, true).await?;
         let now = self.directory.now();
         let migration = Migration {
@@ -362,7 +398,8 @@ fn id_of(request: &Request) -> MigrationId {
 }
 
 fn incompatible(error: cells_verify::Incompatible) -> MigrationError {
-    StoreError::Rejected { detail: error.to_string() }.into()
+    let why = format!("cannot be compared: {error}");
+    Obstacle::SchemasDiffer { table: "set".to_owned(), why }.into()
 }
 
 /// Why a write was not done, or whether that is not known.

@@ -54,6 +54,27 @@ pub const COMMIT_COMMANDS: &str = "cell.commit.commands";
 /// What came of a commit: `committed|head_moved|refused|failed`.
 pub const COMMIT_OUTCOME: &str = "cell.commit.outcome";
 
+/// A migration, which is its trace's id, too.
+pub const MIGRATION_ID: &str = "cell.migration.id";
+/// The phase that a span is about, as the API names it.
+pub const MIGRATION_PHASE: &str = "cell.migration.phase";
+/// Where the tenant lived when the migration was asked for.
+pub const MIGRATION_SOURCE: &str = "cell.migration.source";
+/// Where it is to live.
+pub const MIGRATION_TARGET: &str = "cell.migration.target";
+/// The number of the worker.
+pub const MIGRATION_WORKER: &str = "cell.migration.worker";
+/// The epoch at which the tenant is placed.
+pub const MIGRATION_EPOCH: &str = "cell.migration.epoch";
+/// Counts at the end of a span, from the beginning of the migration.
+pub const MIGRATION_ITEMS_COPIED: &str = "cell.migration.items_copied";
+/// Records of the change log.
+pub const MIGRATION_LOG_APPLIED: &str = "cell.migration.log_applied";
+/// Items that were compared.
+pub const MIGRATION_ITEMS_COMPARED: &str = "cell.migration.items_compared";
+/// Items that were removed where the tenant does not live.
+pub const MIGRATION_ITEMS_PURGED: &str = "cell.migration.items_purged";
+
 /// Internal mark of a span: its local trace is exported whatever the head decision was. Not exported itself.
 pub const KEEP: &str = "cells.keep";
 /// The value of [`ROUTE_SOURCE`] of answers from memory, which are counted on a faster way.

@@ -94,6 +94,12 @@ pub fn traceparent(context: &SpanContext) -> String {
     format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), flags.to_u8())
 }
 
+/// A caller's span by what [`traceparent`] wrote, for a link to it.
+pub fn read_traceparent(text: &str) -> Option<SpanContext> {
+    let (trace_id, span_id, flags) = parse_traceparent(text.as_bytes())?;
+    Some(SpanContext::new(trace_id, span_id, flags, true, TraceState::default()))
+}
+
 /// `version "-" trace-id "-" parent-id "-" trace-flags`, lower-case hex; a later version may append fields.
 fn parse_traceparent(value: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     let (head, rest) = value.split_at_checked(TRACEPARENT_LEN)?;

@@ -15,6 +15,8 @@ mod embedded;
 #[path = "../support/moto.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod moto;
+#[path = "../support/otlp/mod.rs"]
+mod otlp;
 #[path = "../cells/streams_proxy.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod streams_proxy;
@@ -24,3 +26,4 @@ mod world;
 
 mod movement;
 mod scene;
+mod traced;

@@ -123,6 +123,9 @@ fn report(findings: &Findings) -> v1::VerificationReport {
         repaired: number(findings.repaired),
         examples: findings.examples.iter().map(mismatch).collect(),
         end_time: findings.ended.map(timestamp),
+        source_expired: number(findings.source_expired),
+        target_expired: number(findings.target_expired),
+        source_misnamed: number(findings.source_misnamed),
     }
 }
 
