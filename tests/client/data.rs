@@ -113,9 +113,6 @@ async fn a_client_writes_plainly_under_a_lease_and_guarded_without() {
         let written = data.write("tenant", add("tenant", "n")).await.unwrap();
         assert_eq!((written.how, &*written.cell, written.epoch), (How::Direct, "cell-a", 1));
         assert_eq!(written.item.unwrap()["N"].as_n().unwrap(), "1");
-        // Nobody had a cell for this one.
-        let new = data.put("new", TABLE, key("new", "1")).await.unwrap();
-        assert_eq!(new.epoch, 1);
         place(&mut api, "tableless", "cell-b").await;
         let missing = data.put("tableless", TABLE, key("tableless", "1")).await;
         let tableless = DataError::Route(Error::NoTables { cell: "cell-b".to_owned() });
@@ -126,6 +123,9 @@ async fn a_client_writes_plainly_under_a_lease_and_guarded_without() {
             assert!(Instant::now() < deadline, "{error:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        // Nobody had a cell for this one.
+        let new = data.put("new", TABLE, key("new", "1")).await.unwrap();
+        assert_eq!(new.epoch, 1);
         let foreign = data.put("tenant", TABLE, key("new", "1")).await.unwrap_err();
         assert!(matches!(foreign, DataError::Invalid { .. }), "{foreign:?}");
 

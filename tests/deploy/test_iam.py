@@ -76,6 +76,7 @@ ALLOWED = [
     ("cell-data", "UpdateItem", CELL_C, {}),
     ("cell-data", "DeleteItem", CELL_C, {}),
     ("cell-data", "ConditionCheckItem", CELL_C, {}),
+    ("cell-data", "GetItem", CELL_C, {}),
     ("cell-data", "GetRecords", CELL_C + "/stream/2026-11-23T00:00:00.000", {}),
     ("migrator", "Query", CELL_A, {}),
     ("migrator", "DeleteItem", CELL_A, {}),

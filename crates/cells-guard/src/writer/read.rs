@@ -131,7 +131,8 @@ impl<R: Routes> Writer<R> {
             };
         }
         loop {
-            let found = read(&mut job.pace, &route.home).await?;
+            let found = read(&mut job.pace, &route.home).await;
+            let found = found.map_err(|error| job.waited(error))?;
             let leased = route.lease.filter(|_| route.mode == WriteMode::Direct);
             let current = leased.is_some_and(|lease| !self.routes.left(&lease).is_zero());
             if reads != Reads::Strict || current {

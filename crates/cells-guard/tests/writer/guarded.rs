@@ -140,6 +140,26 @@ async fn an_open_outcome_is_settled_by_the_log() {
     }
 }
 
+/// Every answer is lost: where there is a log, it is read.
+#[tokio::test]
+async fn a_write_of_which_nobody_tells_is_looked_for_in_the_log() {
+    for (stored, settled) in
+        [(open("cell-a", 1), false), (held("cell-a", GuardState::Open, 1, MOVE), true)]
+    {
+        let world = unleased().await;
+        world.guard(&stored).await;
+        world.write(put("0", "a")).await.unwrap();
+        world.faults.next("TransactWriteItems", Fault::LoseReply);
+        (1..8).for_each(|_| world.faults.next("TransactWriteItems", Fault::LoseRequest));
+        let outcome = world.write(add("1")).await;
+        match settled {
+            true => assert_eq!(outcome.unwrap().how, How::Logged),
+            false => assert_eq!(outcome.unwrap_err(), Error::Unknown),
+        }
+        assert_eq!(world.number("cell-a", "1").await.as_deref(), Some("1"));
+    }
+}
+
 /// Nothing is repeated that may have been done: a condition that fails after an open attempt proves nothing.
 #[tokio::test]
 async fn a_condition_that_fails_after_an_open_attempt_is_unknown() {

@@ -8,4 +8,5 @@ mod faults;
 mod guarded;
 mod moves;
 mod reads;
+mod repeatable;
 mod world;
