@@ -2,7 +2,7 @@
 
 use tonic_types::PreconditionViolation;
 
-use super::{Fault, MAX_VIOLATIONS, Reason};
+use super::{Fault, MAX_VIOLATIONS, Reason, SOON};
 use crate::migration::instruction::phase_name;
 use crate::migration::{Instruction, MigrationError, Obstacle};
 
@@ -42,7 +42,12 @@ fn obstructed(message: &str, obstacles: &[Obstacle]) -> Fault {
     let mut fault = match obstacles {
         [obstacle] => {
             let text = format!("{obstacle}; {}; nothing was changed", next(obstacle));
-            Fault::new(reason(obstacle), text).with(subject(obstacle).0, subject(obstacle).1)
+            let fault =
+                Fault::new(reason(obstacle), text).with(subject(obstacle).0, subject(obstacle).1);
+            match obstacle {
+                Obstacle::GuardMissing { .. } => fault.retry(SOON),
+                _ => fault,
+            }
         }
         _ => {
             let text = format!("{message}; what stands in the way is listed; nothing was changed");

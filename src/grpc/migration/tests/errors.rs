@@ -68,7 +68,7 @@ async fn every_error_has_its_code_its_reason_and_what_it_is_about() {
         ),
         (
             Obstacle::GuardMissing { cell: b() }.into(),
-            FailedPrecondition,
+            Unavailable,
             "GUARD_MISSING",
             &[("cell_id", "cell-b")],
         ),
