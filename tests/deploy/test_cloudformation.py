@@ -493,11 +493,12 @@ class ControlPlane(TableChecks, unittest.TestCase):
             ("CellRemovalPolicy", "cell-removal"),
             ("CellRecoveryPolicy", "cell-recovery"),
             ("CellDataPolicy", "cell-data"),
+            ("MigratorPolicy", "migrator"),
         ):
             with self.subTest(role):
                 arn = self.made[logical]
                 version = iam.get_policy_version(PolicyArn=arn, VersionId="v1")["PolicyVersion"]["Document"]
-                self.assertEqual(version, policy(role, PREFIX="prod-"))
+                self.assertEqual(version, policy(role, PREFIX="prod-", SOURCE_CELL="*", TARGET_CELL="*"))
 
     def test_celld_takes_its_role_by_its_service_account_only(self):
         role = server.client("iam").get_role(RoleName=self.made["ControlPlaneRole"])["Role"]

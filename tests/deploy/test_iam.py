@@ -14,6 +14,21 @@ CELL_A, CELL_B, CELL_C = ("prod-CustomerData-cell-a", "prod-CustomerData-cell-b"
 MAPPINGS, CONTROL = "prod-CellMappings", "prod-CellControl"
 BY_CELL = "/index/CellIdIndex"
 OWN, GUESSED = "CUSTOMER#a", "CUSTOMER#b"
+MIGRATION = "00000000000000000000000000000001"
+LOG, DRAIN = f"\x01log#{MIGRATION}#3", "BULK#d-1"
+
+# As many shards as a guard can have.
+SHARDS = int(re.search(r"MAX_SHARDS: u8 = (\d+);", (TOP / "crates/cells-guard/src/guard.rs").read_text()).group(1))
+
+
+def guard(tenant, shard=0):
+    return f"\x01guard#{shard}#{tenant}"
+
+
+def at(*leading):
+    """The context of a request by nobody's tenant on these partitions."""
+    return {"dynamodb:LeadingKeys": list(leading)}
+
 
 ROLES = {
     "resolver": policy("resolver", PREFIX="prod-"),
@@ -60,6 +75,14 @@ ALLOWED = [
     ("control-plane", "DescribeContinuousBackups", CELL_C, {}),
     ("control-plane", "ListTagsOfResource", CELL_C, {}),
     ("control-plane", "TagResource", CELL_C, {}),
+    # Guards: with each placement, by migrations, and where they are missing.
+    *(("control-plane", action, CELL_C, at(guard("a"))) for action in ("PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem", "GetItem")),
+    ("control-plane", "PutItem", CELL_C, at(*(guard("a", shard) for shard in range(SHARDS)))),
+    ("control-plane", "BatchGetItem", CELL_C, at(guard("a"), guard("b"))),
+    # Records of migrations: begun, taken up, ended.
+    *(("control-plane", "PutItem", CONTROL, at(of)) for of in ("MIGRATION#m-1", "MIGRATIONS", "MIGRATIONLOG", DRAIN)),
+    ("control-plane", "UpdateItem", CONTROL, at("MIGRATION#m-1")),
+    ("control-plane", "DeleteItem", CONTROL, at("MIGRATIONS")),
     ("cell-removal", "Scan", CELL_C, {}),
     ("cell-removal", "CreateBackup", CELL_C, {}),
     ("cell-removal", "DeleteTable", CELL_C, {}),
@@ -72,16 +95,20 @@ ALLOWED = [
     ("cell-recovery", "Scan", CELL_C + "-drill-0123456789ab", {}),
     ("cell-recovery", "DeleteTable", CELL_C + "-drill-0123456789ab", {}),
     ("cell-data", "Query", CELL_C, {}),
+    ("cell-data", "GetItem", CELL_C, at(guard("a"))),
+    ("cell-data", "ConditionCheckItem", CELL_C, at(guard("a", 5))),
+    ("cell-data", "PutItem", CELL_C, at(OWN, LOG)),
     ("cell-data", "PutItem", CELL_C, {}),
     ("cell-data", "UpdateItem", CELL_C, {}),
     ("cell-data", "DeleteItem", CELL_C, {}),
     ("cell-data", "ConditionCheckItem", CELL_C, {}),
     ("cell-data", "GetItem", CELL_C, {}),
     ("cell-data", "GetRecords", CELL_C + "/stream/2026-11-23T00:00:00.000", {}),
-    ("migrator", "Query", CELL_A, {}),
-    ("migrator", "DeleteItem", CELL_A, {}),
-    ("migrator", "PutItem", CELL_B, {}),
-    ("migrator", "ConditionCheckItem", CELL_B, {}),
+    # Items in either direction under a check of a guard, guards, and logs; a log is removed in batches.
+    *(("migrator", action, cell, at(OWN)) for cell in (CELL_A, CELL_B) for action in ("Query", "BatchGetItem", "PutItem", "DeleteItem")),
+    *(("migrator", action, cell, at(guard("a"))) for cell in (CELL_A, CELL_B) for action in ("GetItem", "ConditionCheckItem", "PutItem", "UpdateItem", "DeleteItem")),
+    *(("migrator", action, cell, at(LOG)) for cell in (CELL_A, CELL_B) for action in ("Query", "BatchWriteItem")),
+    *(("migrator", action, CONTROL, at(of)) for action in ("PutItem", "Query", "DeleteItem") for of in ("MIGRATION#m-1", "MIGRATIONS", "MIGRATIONLOG", DRAIN)),
     ("migrator", "GetRecords", CELL_A + "/stream/2026-01-01T00:00:00.000", {}),
     ("migrator", "UpdateItem", CONTROL, {"dynamodb:LeadingKeys": ["MIGRATION#m-1"]}),
     ("migrator", "GetItem", CONTROL, {"dynamodb:LeadingKeys": ["MIGRATION#m-1"]}),
@@ -91,7 +118,17 @@ ALLOWED = [
     ("application", "UpdateItem", CELL_A, keys(OWN)),
     ("application", "ConditionCheckItem", CELL_A, keys(OWN)),
     ("application", "BatchGetItem", CELL_A, keys(OWN, OWN)),
+    # A guarded write: a check of any shard, the write, and the record; a guard is read to learn what it says.
+    *(("application", action, CELL_A, keys(guard("a", shard))) for action in ("ConditionCheckItem", "GetItem") for shard in range(SHARDS)),
+    ("application", "PutItem", CELL_A, keys(LOG)),
+    # The same, should DynamoDB ask for all items of a transaction with one action together.
+    ("application", "ConditionCheckItem", CELL_A, keys(guard("a", 3), OWN)),
+    ("application", "PutItem", CELL_A, keys(OWN, LOG)),
 ]
+
+# What nobody may do with a guard or a log who is not the directory.
+WRITES = ("PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem")
+READS = ("GetItem", "BatchGetItem", "Query", "ConditionCheckItem")
 
 DENIED = [
     # The resolver reads by key, and nothing but the routing table.
@@ -105,12 +142,21 @@ DENIED = [
     ("resolver", "GetItem", CONTROL, {}),
     ("resolver", "GetItem", CELL_A, {}),
     ("resolver", "GetItem", "staging-CellMappings", {}),
+    *(("resolver", action, CELL_A, at(of)) for action in WRITES + READS for of in (guard("a"), LOG, OWN)),
+    *(("resolver", action, CONTROL, at(of)) for action in WRITES + READS for of in ("MIGRATION#m-1", "MIGRATIONS", "MIGRATIONLOG", DRAIN)),
     # The control plane makes cells' tables, and sees none of what is in them.
     ("control-plane", "GetItem", CELL_A, {}),
     ("control-plane", "Query", CELL_A, {}),
     ("control-plane", "PutItem", CELL_A, {}),
     ("control-plane", "Query", CELL_A + BY_CELL, {}),
     ("control-plane", "Scan", CELL_A, {}),
+    *(("control-plane", action, CELL_A, at(of)) for action in WRITES + READS for of in (OWN, LOG, "\x01", "guard#0#a")),
+    ("control-plane", "BatchGetItem", CELL_A, at(guard("a"), OWN)),
+    ("control-plane", "PutItem", CELL_A, at(guard("a"), OWN)),
+    ("control-plane", "GetItem", CELL_A, at()),
+    ("control-plane", "Query", CELL_A, at(guard("a"))),
+    ("control-plane", "BatchWriteItem", CELL_A, at(guard("a"))),
+    ("control-plane", "PutItem", "staging-CustomerData-cell-a", at(guard("a"))),
     ("control-plane", "DeleteTable", MAPPINGS, {}),
     ("control-plane", "DeleteTable", CONTROL, {}),
     ("control-plane", "DeleteTable", CELL_A, {}),
@@ -148,8 +194,16 @@ DENIED = [
     ("migrator", "GetRecords", CELL_C + "/stream/2026-01-01T00:00:00.000", {}),
     ("migrator", "Scan", CELL_A, {}),
     ("migrator", "DeleteTable", CELL_A, {}),
-    # A batch carries no conditions, so it could write past a guard.
+    # A batch carries no conditions, so it could write past a guard: it is for logs.
     ("migrator", "BatchWriteItem", CELL_B, {}),
+    ("migrator", "BatchWriteItem", CELL_B, at(OWN)),
+    ("migrator", "BatchWriteItem", CELL_B, at(guard("a"))),
+    ("migrator", "BatchWriteItem", CELL_B, at(LOG, OWN)),
+    ("migrator", "BatchWriteItem", CELL_C, at(LOG)),
+    ("migrator", "DeleteItem", CONTROL, at("MIGRATIONS", "JOURNAL")),
+    ("migrator", "PutItem", CONTROL, at("MIGRATIONSX")),
+    ("migrator", "PutItem", CONTROL, at("CELL")),
+    ("migrator", "BatchWriteItem", CONTROL, at("MIGRATION#m-1")),
     ("migrator", "PutItem", CONTROL, {"dynamodb:LeadingKeys": ["JOURNAL"]}),
     ("migrator", "UpdateItem", CONTROL, {"dynamodb:LeadingKeys": ["MIGRATION#m-1", "JOURNAL"]}),
     ("migrator", "GetItem", CONTROL, {"dynamodb:LeadingKeys": ["TENANT#a"]}),
@@ -186,6 +240,34 @@ DENIED = [
     ("application", "DeleteTable", CELL_A, keys()),
     ("application", "GetItem", MAPPINGS, keys(OWN)),
     ("application", "GetItem", CONTROL, keys(OWN)),
+    # Its guard is checked and read, never written; its log is added to, and no more.
+    *(("application", action, CELL_A, keys(guard("a", shard))) for action in WRITES for shard in range(SHARDS)),
+    *(("application", action, CELL_A, keys(OWN, guard("a"))) for action in WRITES),
+    ("application", "PutItem", CELL_A, keys(LOG, guard("a"))),
+    ("application", "Query", CELL_A, keys(guard("a"))),
+    ("application", "BatchGetItem", CELL_A, keys(guard("a"))),
+    *(("application", action, CELL_A, keys(LOG)) for action in ("UpdateItem", "DeleteItem", "BatchWriteItem") + READS),
+    *(("application", action, CELL_B, keys(guard("a"))) for action in WRITES + READS),
+    ("application", "PutItem", CELL_B, keys(LOG)),
+    # Others' guards, and those whose partitions end or go on like its own: of tenants x#a, a#1, ab, and #a at shard 1.
+    *(
+        ("application", action, CELL_A, keys(guard(tenant, shard)))
+        for action in WRITES + READS
+        for tenant in ("b", "x#a", "0#a", "a#1", "ab", "A", "#a", "")
+        for shard in (0, 1, 10)
+    ),
+    ("application", "ConditionCheckItem", CELL_A, keys(guard("a"), guard("b"))),
+    ("application", "ConditionCheckItem", CELL_A, keys(guard("a"), GUESSED)),
+    ("application", "PutItem", CELL_A, keys(LOG, GUESSED)),
+    ("application", "PutItem", CELL_A, keys("\x01")),
+    ("application", "PutItem", CELL_A, keys("log#1#0")),
+    # No shard beyond the last.
+    ("application", "ConditionCheckItem", CELL_A, keys(guard("a", SHARDS))),
+    # No tag, and one that is a pattern.
+    *(("application", "ConditionCheckItem", CELL_A, keys(guard("b"), tenant=tag)) for tag in ({}, {"aws:PrincipalTag/tenant": "*"})),
+    ("application", "PutItem", CELL_A, keys(GUESSED, tenant={"aws:PrincipalTag/tenant": "*"})),
+    ("application", "ConditionCheckItem", CELL_A, keys()),
+    ("application", "ConditionCheckItem", CELL_A, keys("")),
 ]
 
 
@@ -248,16 +330,24 @@ class Roles(unittest.TestCase):
     def test_every_call_of_celld_is_allowed(self):
         # A transaction is allowed by the actions of its items.
         transaction = {"ConditionCheckItem", "DeleteItem", "PutItem", "UpdateItem"}
-        allowed = {action for role, action, _, _ in ALLOWED if role in ("control-plane", "cell-removal", "cell-recovery", "cell-data")}
+        provisions = ("control-plane", "cell-removal", "cell-recovery", "cell-data")
         # In tests below; and what DynamoDB's ARNs are not for.
         scaling = {"RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy"}
         looking = {"DescribeScalableTargets", "DescribeScalingPolicies", "GetCostAndUsage", "GetMetricData", "PutMetricData"}
-        for place, known in (("src/store/dynamodb", set()), ("src/cells", scaling | looking | {"ListBackups"})):
+        places = (
+            # Control tables are deleted by no policy of these.
+            ("src/store/dynamodb", 10, ("control-plane",), {"DeleteTable"}),
+            ("src/cells", 10, provisions, scaling | looking | {"ListBackups"}),
+            ("src/migration", 5, ("control-plane", "migrator"), set()),
+            ("crates/cells-guard/src", 5, ("cell-data",), set()),
+        )
+        for place, least, roles, known in places:
             called = set()
+            allowed = {action for role, action, _, _ in ALLOWED if role in roles}
             for path in (TOP / place).rglob("*.rs"):
                 for name in re.findall(r"\b(?:client|dynamodb|scaling)\s*\.([a-z_]+)\(\)\s*\.", path.read_text()):
                     called.add("".join(word.capitalize() for word in name.split("_")))
-            self.assertGreaterEqual(len(called), 10, place)
+            self.assertGreaterEqual(len(called), least, f"{place}: {sorted(called)}")
             if "TransactWriteItems" in called:
                 called = called - {"TransactWriteItems"} | transaction
             self.assertEqual(called - allowed - known, set(), place)
@@ -296,9 +386,21 @@ class Roles(unittest.TestCase):
             ("application", "Scan", CELL_A, keys()),
             ("application", "PartiQLSelect", CELL_A, keys(OWN)),
             ("control-plane", "DeleteTable", CONTROL, {}),
+            *(("application", action, cell, keys(OWN, guard("a"))) for action in WRITES for cell in (CELL_A, CELL_B)),
+            *(("application", action, cell, keys(LOG)) for action in ("UpdateItem", "DeleteItem", "BatchWriteItem") + READS for cell in (CELL_A, CELL_B)),
         ]
         asked = [simulation([ROLES[role], everything], action, table_arn(table), context) for role, action, table, context in cases]
         self.assertEqual(simulate(asked), ["ExplicitlyDenied"] * len(cases))
+
+    def test_iam_takes_the_text_of_every_policy(self):
+        # Tab, line feed, carriage return and U+0020 to U+00FF, and no escapes; 6144 characters beside white space, with long names filled in.
+        for path in (DEPLOY / "iam").glob("*.json"):
+            with self.subTest(path.stem):
+                text = path.read_text()
+                self.assertRegex(text, r"\A[\t\n\r\x20-\xff]+\Z")
+                self.assertNotIn("\\u", text)
+                filled = re.sub(r"<[A-Z_]+>", "x" * 32, text)
+                self.assertLess(len(re.sub(r"\s", "", filled)), 6144)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ module "policies" {
   region     = local.region
   account_id = local.account
   prefix     = var.prefix
+  # Tenants move between any two cells.
+  pair = { source = "*", target = "*" }
 }
 
 resource "aws_iam_policy" "role" {

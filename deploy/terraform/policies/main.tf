@@ -37,7 +37,7 @@ variable "cell_id" {
 variable "pair" {
   type        = object({ source = string, target = string })
   default     = null
-  description = "The two cells of the migrator's policy; null: there is none."
+  description = "The two cells of the migrator's policy, * being any; null: there is none."
 }
 
 locals {
