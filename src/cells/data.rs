@@ -25,7 +25,7 @@ use super::table_set::{TableSet, TableSetId, TableSpec};
 use crate::directory::{
     DecisionTrace, Directory, Error, Home, Refused, RouteOptions, RouteRequest,
 };
-use crate::domain::{Cell, CellId, PartitionKey};
+use crate::domain::{Cell, CellId, Epoch, PartitionKey, WriteMode};
 use crate::store::StoreError;
 use crate::store::dynamodb::from_sdk;
 use crate::telemetry::rpc::RpcTrace;
@@ -126,6 +126,13 @@ struct Place {
     name: String,
 }
 
+/// Where a tenant lives.
+struct Lives {
+    cell: CellId,
+    /// The epoch, where a migration works on the tenant.
+    moving: Option<Epoch>,
+}
+
 /// A table's stream.
 pub(super) struct StreamFound {
     pub spec: TableSpec,
@@ -194,12 +201,16 @@ impl CellData {
     }
 
     /// Where a tenant lives.
-    async fn home(&self, tenant: &PartitionKey) -> Result<CellId, DataError> {
+    async fn home(&self, tenant: &PartitionKey) -> Result<Lives, DataError> {
         let options = Arc::new(RouteOptions::default());
         let request =
             RouteRequest::new(tenant.clone(), options, DecisionTrace::under(self.rpc.clone()));
         match self.directory.route(request).await?.home {
-            Home::Placed(residence) => Ok(residence.cell.id().clone()),
+            Home::Placed(residence) => {
+                let moving = residence.write_mode == WriteMode::Logged;
+                let epoch = moving.then_some(residence.epoch);
+                Ok(Lives { cell: residence.cell.id().clone(), moving: epoch })
+            }
             // Not asked for, so not answered.
             Home::Default(_) => Err(Error::from(StoreError::Timeout).into()),
         }

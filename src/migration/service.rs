@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cells_cost::PriceTable;
+use cells_guard::Touched;
 use cells_migration::{Record, Wish};
-use cells_verify::{Census, Verifier};
+use cells_verify::{Census, Differing, Verifier};
 use sha2::{Digest, Sha256};
 
 use super::access::CellAccess;
@@ -31,6 +32,10 @@ const PARTITION_UNITS: u64 = 1000;
 
 /// Bytes that one read unit reads consistently.
 const READ_UNIT: u64 = 4096;
+
+/// How often what differs is looked at again, and after how long: a worker applies what was written within half a second.
+const RECHECKS: u32 = 5;
+const RECHECK_PAUSE: Duration = Duration::from_millis(400);
 
 /// Past placements whose cells are looked at.
 const MAX_FORMER: usize = 100;
@@ -185,6 +190,7 @@ impl Migrations {
         let trips = Duration::from_millis(10 * transactions);
         let duration =
             leases + self.defaults.lease_margin + Duration::from_secs(seconds).max(trips);
+        let duration = Duration::from_secs(duration.as_millis().div_ceil(1000) as u64);
         let cost_micros = cost_micros(source.region.as_str(), read_units, write_units);
         Estimate { spec, items, bytes, read_units, write_units, cost_micros, duration }
     }
@@ -357,7 +363,26 @@ impl MigrationApi for Migrations {
 }
 
 impl Migrations {
-    /// Compares two cells and changes nothing. What is being written meanwhile can show as differing.
+    /// What differs still after the worker had some time to apply what was written.
+    async fn rechecked(
+        &self,
+        verifier: &Verifier<CellAccess, CellAccess>,
+        mut keys: Vec<Touched>,
+    ) -> Result<Vec<Differing>, MigrationError> {
+        for _ in 0..RECHECKS {
+            let checked = verifier.recheck(&keys, self.seconds()).await;
+            let differing = checked.map_err(verify::store_error)?.differing;
+            if differing.is_empty() {
+                return Ok(differing);
+            }
+            keys = differing.into_iter().map(|one| one.at).collect();
+            tokio::time::sleep(RECHECK_PAUSE).await;
+        }
+        let checked = verifier.recheck(&keys, self.seconds()).await;
+        Ok(checked.map_err(verify::store_error)?.differing)
+    }
+
+    /// Compares two cells and changes nothing. What is being written all the while can show as differing.
     async fn compared(
         &self,
         home: &CellAccess,
@@ -373,8 +398,8 @@ impl Migrations {
             let page = verifier.compare_page(&place, now).await.map_err(verify::store_error)?;
             findings.count(&page);
             let suspects: Vec<_> = page.suspects.iter().map(|one| one.at.clone()).collect();
-            let checked = verifier.recheck(&suspects, now).await.map_err(verify::store_error)?;
-            checked.differing.iter().for_each(|one| findings.add(one, false));
+            let differing = self.rechecked(&verifier, suspects).await?;
+            differing.iter().for_each(|one| findings.add(one, false));
             match page.next {
                 Some(next) => place = next,
                 None => return Ok(findings),

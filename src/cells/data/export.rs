@@ -4,7 +4,7 @@
 //! table set has others.
 
 use super::query::{CellFailure, Found};
-use super::{CellData, DataError, Position, Query};
+use super::{CellData, DataError, Lives, Position, Query};
 use crate::domain::{CellId, PartitionKey};
 
 /// What to export.
@@ -47,7 +47,8 @@ impl CellData {
         from: Option<ExportPosition>,
         limit: usize,
     ) -> Result<Exported, DataError> {
-        let home = self.home(&export.tenant).await?;
+        let lives = self.home(&export.tenant).await?;
+        let home = lives.cell.clone();
         let mut names: Vec<_> =
             self.tables(&home).await?.into_iter().map(|spec| spec.name).collect();
         if names.is_empty() {
@@ -57,7 +58,7 @@ impl CellData {
         let mut exported = Exported::default();
         // Whoever moves leaves another cell behind.
         if from.as_ref().is_none_or(|from| from.home != home) && export.all_cells {
-            exported.failures = self.out_of_reach(&export.tenant, &home, &names).await?;
+            exported.failures = self.out_of_reach(&export.tenant, &lives, &names).await?;
         }
         let wanted = from.as_ref().map_or("", |from| from.table.as_str());
         if from.is_some() && !names.iter().any(|name| name == wanted) {
@@ -93,7 +94,7 @@ impl CellData {
     async fn out_of_reach(
         &self,
         tenant: &PartitionKey,
-        home: &CellId,
+        home: &Lives,
         names: &[String],
     ) -> Result<Vec<(String, CellFailure)>, DataError> {
         let mut failures = Vec::new();

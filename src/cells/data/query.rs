@@ -10,11 +10,11 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::merge::{Merge, Source};
-use super::{CellData, DataError, Item, Place};
+use super::{CellData, DataError, Item, Lives, Place};
 use crate::cells::table_set::{KeyAttribute, KeyType};
 use crate::cells::template::KeyTemplate;
 use crate::directory::{Error, Refused};
-use crate::domain::{CellId, PartitionKey, Timestamp};
+use crate::domain::{CellId, PartitionKey, PlacementEvent, Timestamp};
 use crate::store::StoreError;
 use crate::store::dynamodb::from_sdk;
 
@@ -125,7 +125,7 @@ impl CellData {
     /// Those of the current cell, and [`DataError::PositionGone`]. A previous cell's are in [`Found::failures`].
     pub async fn query(&self, query: &Query, from: Option<Position>) -> Result<Found, DataError> {
         let home = self.home(&query.tenant).await?;
-        let current = self.place(&home, &query.table).await?;
+        let current = self.place(&home.cell, &query.table).await?;
         let string =
             current.spec.sort_key.as_ref().is_some_and(|key| key.key_type == KeyType::String);
         if query.sort_key_prefix.is_some() && !string {
@@ -286,14 +286,17 @@ impl CellData {
     pub(super) async fn previous(
         &self,
         tenant: &PartitionKey,
-        home: &CellId,
+        home: &Lives,
     ) -> Result<Previous, DataError> {
         let mut previous = Previous::default();
         let mut after = None;
         loop {
             let page = self.directory.history(tenant, 100, after.as_ref()).await?;
             for record in page.items {
-                if record.cell == *home || previous.asked.contains(&record.cell) {
+                // The cell that was just left is kept as the present one is: it has nothing of its own, and what is deleted goes there late.
+                let left = record.ended_by == PlacementEvent::Moved
+                    && home.moving == Some(record.epoch.next());
+                if left || record.cell == home.cell || previous.asked.contains(&record.cell) {
                     continue;
                 }
                 if previous.asked.len() == MAX_PREVIOUS {
