@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cells::{AwsCloud, CellRecords, Regions, Registrar};
+use crate::cells::{AwsCloud, CellRecords, Home, Regions, Registrar};
 use crate::config::{self, Command, Config, Invocation, TablesCommand};
 use crate::directory::keeper::{Keep, KeepSettings};
 use crate::directory::{self, Clock, Directory, Ingredients, Randomness};
@@ -61,6 +61,8 @@ pub enum AppError {
     TablePrefix(Invalid),
     #[error("cannot read {file}: {source}")]
     Read { file: String, source: std::io::Error },
+    #[error("no AWS Region is known; set region, or AWS_REGION")]
+    NoRegion,
     #[error("default_cell {0}")]
     DefaultCell(Invalid),
     #[error("cannot register the demo cells: {0}")]
@@ -165,8 +167,9 @@ impl Served {
         let regions = Regions::new(shared.clone(), endpoint.clone(), consumption.clone());
         let control_client = dynamodb::connect(&options).await;
         let emulated = endpoint.as_deref().is_some_and(|endpoint| !of_aws(endpoint));
-        let region = shared.region().filter(|_| !emulated);
-        let home = region.and_then(|region| Region::new(region.as_ref()).ok());
+        let region = shared.region().and_then(|region| Region::new(region.as_ref()).ok());
+        let region = region.ok_or(AppError::NoRegion)?;
+        let home = Home { region, emulated };
         let client = dynamodb::connect(&options).await;
         let names = table_names(config)?;
         let keep = keep(config, &client).await?;

@@ -12,12 +12,11 @@ use crate::cells::data::CellData;
 use crate::cells::events::CellEvents;
 use crate::cells::events::sinks::EventSinks;
 use crate::cells::{
-    AwsCloud, CellRecords, Cloud, Regions, Registrar, Scheduler, SchedulerSettings, Worker,
+    AwsCloud, CellRecords, Cloud, Home, Regions, Registrar, Scheduler, SchedulerSettings, Worker,
     WorkerSettings,
 };
 use crate::config::Config;
 use crate::directory::{Clock, Directory, Randomness};
-use crate::domain::Region;
 use crate::grpc::{Items, Services};
 use crate::migration::driver::{DriverSettings, Shared};
 use crate::migration::guards::Guards;
@@ -32,8 +31,7 @@ use crate::telemetry::Telemetry;
 pub struct Cells {
     pub aws: Arc<AwsCloud>,
     pub regions: Regions,
-    /// The Region of the directory's own tables, on AWS; `None`: an emulator has all tables in one place.
-    pub home: Option<Region>,
+    pub home: Home,
     pub migrations: Arc<dyn MigrationRecords>,
     pub records: Arc<dyn CellRecords>,
     /// For `CellControl`.
@@ -58,12 +56,12 @@ impl Cells {
             records: records.clone(),
             cloud: cloud.clone(),
             prefix: prefix.clone(),
+            home: home.clone(),
             clock: Clock::system(),
             settings: WorkerSettings {
                 interval: config.operations_interval,
                 takeover: config.operations_takeover,
                 page_pause: Duration::from_secs(1) / config.drill_pages_per_second.max(1),
-                home: home.clone(),
             },
         };
         tasks.spawn("operations", |stop| worker.run(stop));
@@ -79,6 +77,7 @@ impl Cells {
             records: migrations,
             regions: regions.clone(),
             prefix: prefix.clone(),
+            cloud: cloud.clone(),
             home,
         };
         let (keeper, interval) = (guards.clone(), config.guards_interval);

@@ -19,6 +19,7 @@ mod error;
 pub mod events;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod home;
 mod memory;
 mod operation;
 mod plan;
@@ -39,6 +40,7 @@ pub use aws::{AwsCloud, Regions};
 pub use check::Violation;
 pub use cloud::{Backup, Cloud, CloudError, Page, Restorable, Restoration, RestoreFrom, TableRef};
 pub use error::CellsError;
+pub use home::Home;
 pub use memory::{MemoryRecords, NoCloud};
 pub use operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
 pub use plan::{Change, Feature, Observed, ObservedIndex, Plan, TablePlan, Wanted};

@@ -62,9 +62,9 @@ impl TableSet {
         format!("v{}", self.version)
     }
 
-    /// The tables that a cell has by this set, for its registration. `home`: the Region of the directory's own tables, which one
-    /// transaction spans with those of the same Region; `None`: with all.
-    pub fn cell_tables(&self, prefix: &str, cell: &Cell, home: Option<&Region>) -> CellTables {
+    /// The tables that a cell has by this set, for its registration. `together`: one transaction spans them and the
+    /// directory's own.
+    pub fn cell_tables(&self, prefix: &str, cell: &Cell, together: bool) -> CellTables {
         let table = |spec: &TableSpec| CellTable {
             name: spec.name.clone(),
             table_name: spec.table_name(prefix, &cell.id),
@@ -78,7 +78,7 @@ impl TableSet {
             version: self.version,
             tables: self.tables.iter().map(table).collect(),
             guards: None,
-            together: home.is_none_or(|home| *home == cell.region),
+            together,
             guarded: false,
         };
         tables.with_guards_as(cell.tables.as_deref())

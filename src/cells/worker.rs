@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::cloud::{Cloud, CloudError, TableRef};
 use super::error::CellsError;
+use super::home::Home;
 use super::operation::{FinalBackup, Goal, Operation, OperationId};
 use super::plan::{Change, Observed, Wanted, plan};
 use super::records::{CellRecords, Cells};
 use super::recovery::{BackedUp, Comparison};
 use super::registrar::obstacles;
 use crate::directory::{Clock, Error, Refused};
-use crate::domain::Region;
 
 /// How often the same change is done again because it did not show, until it is taken to have no effect.
 const MAX_REPEATS: u32 = 60;
@@ -34,8 +34,6 @@ pub struct WorkerSettings {
     pub takeover: Duration,
     /// After each page that a drill reads.
     pub page_pause: Duration,
-    /// The Region of the directory's own tables, on AWS; `None`: an emulator has all tables in one place.
-    pub home: Option<Region>,
 }
 
 impl Default for WorkerSettings {
@@ -44,7 +42,6 @@ impl Default for WorkerSettings {
             interval: Duration::from_secs(2),
             takeover: Duration::from_secs(60),
             page_pause: Duration::from_millis(100),
-            home: None,
         }
     }
 }
@@ -54,6 +51,7 @@ pub struct Worker {
     pub records: Arc<dyn CellRecords>,
     pub cloud: Arc<dyn Cloud>,
     pub prefix: String,
+    pub home: Home,
     pub clock: Clock,
     pub settings: WorkerSettings,
 }
@@ -259,7 +257,12 @@ impl Worker {
             let cell = self.cells.cell(&operation.cell).await?;
             let set = self.records.table_set_at(set, version).await?;
             if let (Some(cell), Some(set)) = (cell, set) {
-                let tables = set.cell_tables(&self.prefix, &cell, self.settings.home.as_ref());
+                let first = set.tables.first().map(|spec| spec.table_name(&self.prefix, &cell.id));
+                let together = match &first {
+                    Some(table) => self.home.reaches(&*self.cloud, &cell, table).await?,
+                    None => false,
+                };
+                let tables = set.cell_tables(&self.prefix, &cell, together);
                 self.cells.set_tables(&cell.id, Some(tables)).await?;
             }
         }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::fixtures::{FakeCloud, OneCell, Stop, cell, key, table, table_set};
+use super::home::Home;
 use super::memory::MemoryRecords;
 use super::operation::{FinalBackup, Goal, Operation, OperationId, OperationState};
 use super::plan::{Change, Feature, Wanted, plan};
@@ -20,7 +21,6 @@ use crate::domain::{CellId, CellState, Timestamp};
 use crate::store::StoreError;
 
 pub const SETTINGS: WorkerSettings = WorkerSettings {
-    home: None,
     interval: Duration::from_millis(100),
     takeover: Duration::from_secs(1),
     page_pause: Duration::from_millis(1),
@@ -73,7 +73,9 @@ impl Stage {
 
     /// A worker with a clock that follows the test's time.
     pub fn worker(&self) -> Worker {
+        let region = cell(CellState::Active, 0).region;
         Worker {
+            home: Home { region, emulated: false },
             cells: self.cell.clone(),
             records: self.records.clone(),
             cloud: self.cloud.clone(),

@@ -14,9 +14,9 @@ use cells_migration::{Guard, GuardCheck, GuardState, WriteMode};
 use tokio_util::sync::CancellationToken;
 
 use super::records::MigrationRecords;
-use crate::cells::{CellRecords, Cells, Regions};
+use crate::cells::{CellRecords, Cells, Cloud, Home, Regions};
 use crate::directory::{Directory, Error, Refused};
-use crate::domain::{Cell, CellId, Mapping, Placement, Region, Timestamp};
+use crate::domain::{Cell, CellId, Mapping, Placement, Timestamp};
 use crate::store::dynamodb::from_sdk;
 use crate::store::{Expected, GuardEffect, GuardWrite, MAX_KEYS, StoreError, Write};
 
@@ -35,8 +35,9 @@ pub struct Guards {
     pub records: Arc<dyn MigrationRecords>,
     pub regions: Arc<Regions>,
     pub prefix: String,
-    /// The Region of the directory's own tables, on AWS.
-    pub home: Option<Region>,
+    /// Tables as AWS has them.
+    pub cloud: Arc<dyn Cloud>,
+    pub home: Home,
 }
 
 /// How many tenants of a cell have no guard.
@@ -111,7 +112,12 @@ impl Guards {
                 continue;
             }
             if let Some(set) = self.cells.table_set_at(set, *version).await? {
-                let tables = set.cell_tables(&self.prefix, cell, self.home.as_ref());
+                let first = set.tables.first().map(|spec| spec.table_name(&self.prefix, &cell.id));
+                let Some(first) = first else { continue };
+                // Looked at again in the next round.
+                let reaches = self.home.reaches(&*self.cloud, cell, &first).await;
+                let Ok(together) = reaches else { continue };
+                let tables = set.cell_tables(&self.prefix, cell, together);
                 self.directory.set_tables(&cell.id, Some(tables)).await?;
             }
         }

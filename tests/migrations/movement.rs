@@ -1,11 +1,12 @@
 //! A tenant there and back, with all that a DynamoDB item can be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use cell_directory::proto::v1;
+use cell_directory::proto::v1::cell_data_client::CellDataClient;
 
 use crate::dynamodb_local::DynamoDbLocal;
 use crate::embedded::Embedded;
@@ -140,6 +141,19 @@ async fn a_tenant_moves_and_comes_back_as_it_was(mut scene: Scene) {
     assert_eq!((placement.cell_id.as_str(), placement.epoch), ("cell-b", 2));
     assert_eq!(placement.write_mode(), v1::WriteMode::Logged);
     assert_eq!(placement.migration_id, id);
+
+    // The cell that was left is kept as the present one is, and is not asked beside it.
+    let request = v1::QueryRequest {
+        partition_key: "moves".to_owned(),
+        table: "CustomerData".to_owned(),
+        scope: v1::QueryScope::AllCells.into(),
+        ..Default::default()
+    };
+    let mut data = CellDataClient::new(scene.world.server.channel().await);
+    let found = data.query(request).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    let cells: BTreeSet<_> =
+        found.items.iter().map(|item| (&*item.cell_id, item.previous)).collect();
+    assert_eq!(cells, [("cell-b", false)].into(), "{found:?}");
 
     scene.reverse(&id).await;
     let done = scene.until(&id, v1::MigrationState::Done).await;

@@ -105,7 +105,7 @@ impl CellData {
             Some(tables) => Ok(Arc::clone(tables)),
             None => {
                 let set = self.table_set_of(&cell.id).await?;
-                Ok(Arc::new(set.cell_tables(&self.prefix, cell, None)))
+                Ok(Arc::new(set.cell_tables(&self.prefix, cell, false)))
             }
         }
     }
