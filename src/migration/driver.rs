@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cells_migration::{
     Action, Cursor, Event, GuardCheck, Machine, Next, Phase, Side, Transaction, Wish,
@@ -13,10 +13,11 @@ use cells_migration::{
 use cells_verify::Verifier;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::access::CellAccess;
-use super::copier::Copier;
+use super::copier::{Copier, PAGE_ITEMS};
 use super::error::Obstacle;
 use super::model::{Findings, Migration, Progress, Spec};
 use super::preflight;
@@ -50,6 +51,8 @@ pub struct DriverSettings {
     pub soak_interval: Duration,
     /// How often in a row writers are fenced in vain.
     pub max_fences: u32,
+    /// Most items of a page that is copied or removed, at least 1.
+    pub page_items: i32,
 }
 
 impl Default for DriverSettings {
@@ -60,6 +63,7 @@ impl Default for DriverSettings {
             little: 100,
             soak_interval: Duration::from_millis(500),
             max_fences: 10,
+            page_items: PAGE_ITEMS,
         }
     }
 }
@@ -273,7 +277,7 @@ impl Driver {
     async fn leases(&mut self, committed: Instant) {
         // Only who has applied the entry knows what was granted before it.
         let wait = match self.shared.directory.registry().await {
-            Ok(_) => self.shared.directory.lease_wait(committed),
+            Ok(_) => self.shared.directory.lease_wait(committed.into_std()),
             Err(_) => crate::domain::LeaseDuration::MAX.get(),
         };
         self.machine.set_leases_end(millis(wait + self.shared.settings.lease_margin));
@@ -471,12 +475,13 @@ impl Driver {
 
     fn copier(&self) -> Copier<'_> {
         let migration = self.pulse.id.into();
-        Copier { spec: &self.spec, cells: &self.cells, migration }
+        let page_items = self.shared.settings.page_items;
+        Copier { spec: &self.spec, cells: &self.cells, migration, page_items }
     }
 
     /// The right to one page, in the order in which migrations asked; and when this one may consume more.
     async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        tokio::time::sleep_until(self.ready_at.into()).await;
+        tokio::time::sleep_until(self.ready_at).await;
         // The semaphore is never closed.
         Arc::clone(&self.shared.pages).acquire_owned().await.ok()
     }

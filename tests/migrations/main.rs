@@ -22,5 +22,6 @@ mod streams_proxy;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod world;
 
+mod crash;
 mod movement;
 mod scene;
