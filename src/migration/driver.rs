@@ -182,6 +182,8 @@ impl Driver {
     /// Works until the migration has ended, or another worker has it, or it cannot get on, or `stop`.
     pub async fn run(mut self, stop: CancellationToken) -> Left {
         let beating = stop.child_token();
+        // Whoever drops this, or a panic: what works no more must not look alive.
+        let _still = beating.clone().drop_guard();
         let pulse = beat(Arc::clone(&self.shared), Arc::clone(&self.pulse), beating.clone());
         let pulse = tokio::spawn(pulse);
         let left = tokio::select! {
@@ -249,8 +251,7 @@ impl Driver {
         tracing::debug!(migration = %self.pulse.id, %error, failures, "an action failed");
         self.pulse.tale.lock().trouble = Some(said(error));
         self.pulse.changed.store(true, Ordering::Relaxed);
-        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.min(10) - 1));
-        tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
+        tokio::time::sleep(pause_after(failures)).await;
     }
 
     /// Tells the machine, and what follows from a new phase or a new number to whom it concerns.
@@ -276,10 +277,14 @@ impl Driver {
     /// How long leases last that were given before writers were told to log. As long as can be, where that is not known.
     async fn leases(&mut self, committed: Instant) {
         // Only who has applied the entry knows what was granted before it.
-        let wait = match self.shared.directory.registry().await {
-            Ok(_) => self.shared.directory.lease_wait(committed.into_std()),
-            Err(_) => crate::domain::LeaseDuration::MAX.get(),
-        };
+        let mut wait = crate::domain::LeaseDuration::MAX.get();
+        for failures in 0..MAX_FAILURES {
+            if self.shared.directory.registry().await.is_ok() {
+                wait = self.shared.directory.lease_wait(committed.into_std());
+                break;
+            }
+            tokio::time::sleep(pause_after(failures + 1)).await;
+        }
         self.machine.set_leases_end(millis(wait + self.shared.settings.lease_margin));
     }
 
@@ -631,6 +636,12 @@ async fn beat(shared: Arc<Shared>, pulse: Arc<Pulse>, stop: CancellationToken) {
         }
         pulse.tell(&shared).await;
     }
+}
+
+/// Pause after so many failures in a row, at least one.
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(10);
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE)
 }
 
 fn gone() -> Outcome {

@@ -96,9 +96,11 @@ fn crash_points() {
     for course in COURSES {
         for seed in 1..=rounds {
             let case = Case { course, seed, faults: Vec::new() };
+            let started = Instant::now();
             let whole = play(&template, &case);
             println!(
-                "{}, seed {seed}: {} calls, {:?} writes, {:?}",
+                "{:?} {}, seed {seed}: {} calls, {:?} writes, {:?}",
+                started.elapsed(),
                 course.name,
                 whole.trail.len(),
                 whole.writes,
@@ -108,6 +110,7 @@ fn crash_points() {
             cases.extend(pairs(&case, &whole, if rounds > 1 { PAIRS } else { FEW_PAIRS }));
         }
     }
+    println!("{} cases", cases.len());
     if let Ok(only) = std::env::var("CELLD_TEST_CRASH_CASE") {
         cases.retain(|case| case.to_string() == only);
         assert!(!cases.is_empty(), "there is no such case");
@@ -134,15 +137,34 @@ fn crash_points() {
 
 /// Each call of a run, broken in each way.
 fn singles(case: &Case, whole: &Ended) -> Vec<Case> {
-    let broken = whole.trail.iter().enumerate().flat_map(|(at, (_, operation))| {
+    let broken = own(case.course, whole).flat_map(|at| {
         let late = LATE[(at + case.seed as usize) % LATE.len()];
-        let mut faults = vec![Fault::DiesBefore, Fault::DiesAfter, Fault::LostReply];
-        if operation.contains("Write") {
-            faults.extend([Fault::DiesAndLands(late), Fault::Lands(late)]);
-        }
-        faults.into_iter().map(move |fault| vec![(at + 1, fault)])
+        let faults: &[Fault] = match whole.trail[at].1.contains("Write") {
+            true => &[
+                Fault::DiesBefore,
+                Fault::DiesAfter,
+                Fault::LostReply,
+                Fault::DiesAndLands(late),
+                Fault::Lands(late),
+            ],
+            // A read has no effect that could come before or after.
+            false => &[Fault::DiesBefore, Fault::LostReply],
+        };
+        faults.iter().map(|fault| vec![(at + 1, *fault)]).collect::<Vec<_>>()
     });
     broken.map(|faults| Case { faults, ..case.clone() }).collect()
+}
+
+/// The calls of a course that are not those of the first one as well: what comes after something was asked, and what is done under the
+/// fence where that is strict.
+fn own(course: Course, whole: &Ended) -> std::ops::Range<usize> {
+    let begins = |phase: &str| whole.trail.iter().position(|(at, _)| at == phase);
+    let own = match (course.asked, course.strict) {
+        (Some((phase, _)), _) => begins(phase).map(|begin| begin..whole.trail.len()),
+        (None, true) => begins("FENCED").zip(begins("SOAKING")).map(|(begin, end)| begin..end),
+        (None, false) => Some(0..whole.trail.len()),
+    };
+    own.expect("the course goes through that phase")
 }
 
 /// Two faults: the second somewhere after the first, where the run may have taken another course already.
@@ -160,7 +182,7 @@ fn pairs(case: &Case, whole: &Ended, count: usize) -> Vec<Case> {
         faults[lots.random_range(0..faults.len())]
     };
     let pairs = (0..count).map(|_| {
-        let first = lots.random_range(1..=whole.trail.len());
+        let first = lots.random_range(own(case.course, whole)) + 1;
         let second = first + lots.random_range(1..40_usize);
         Case { faults: vec![(first, fault(&mut lots)), (second, fault(&mut lots))], ..case.clone() }
     });

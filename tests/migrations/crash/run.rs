@@ -185,7 +185,7 @@ async fn work(run: &Arc<Run>, migration: Migration, seed: u64) -> Option<Left> {
     let wire = Wire::Worker(line.clone());
     let (directory, tasks) = tables::directory(&wire, seed).await;
     let settings = DriverSettings {
-        interval: Duration::from_millis(10),
+        interval: Duration::from_millis(15),
         lease_margin: Duration::from_millis(5),
         little: 5,
         soak_interval: Duration::from_millis(15),
