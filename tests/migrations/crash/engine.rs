@@ -165,7 +165,10 @@ impl Line {
                 None
             }
         };
-        run.ended();
+        // Nothing else changes the phase.
+        if operation == "TransactWriteItems" {
+            run.looks();
+        }
         match (fault, done) {
             (None, Some(done)) => Ok(answer(done)),
             (Some(Fault::LostReply | Fault::Lands(_)), _) => Err(broken()),

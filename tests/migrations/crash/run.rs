@@ -82,8 +82,8 @@ impl Run {
         state.faults.remove(&calls)
     }
 
-    /// The call was made: perhaps the migration is in another phase now.
-    pub fn ended(&self) {
+    /// Perhaps the migration is in another phase now.
+    pub fn looks(&self) {
         let key = record_key();
         let request = json!({ "TableName": CONTROL, "Key": key, "ConsistentRead": true });
         let answer = ask(&self.database, "GetItem", &request);
@@ -149,7 +149,7 @@ pub async fn run(
         });
         ask(&database, "UpdateItem", &change);
     }
-    run.ended();
+    run.looks();
     let records = tables::store(&plain);
     let mut workers = 0;
     let migration = loop {
