@@ -20,8 +20,10 @@ use crate::store::StoreError;
 /// Transactions of a page that are under way at the same time.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Most items of a page, and most records of one shard of a log that one look takes up.
-const PAGE_ITEMS: i32 = (SIDE_BY_SIDE * MAX_CHANGES) as i32;
+/// Most items of a page, where nothing else is set.
+pub const PAGE_ITEMS: i32 = (SIDE_BY_SIDE * MAX_CHANGES) as i32;
+
+/// Most records of one shard of a log that one look takes up.
 const LOG_RECORDS: i32 = 100;
 
 /// What was done of a page.
@@ -50,6 +52,8 @@ pub struct Copier<'a> {
     pub spec: &'a Spec,
     pub cells: &'a Cells,
     pub migration: cells_migration::MigrationId,
+    /// Most items of a page.
+    pub page_items: i32,
 }
 
 /// A place among a tenant's partitions, as a cursor's bytes.
@@ -222,7 +226,7 @@ impl Copier<'_> {
         };
         let after =
             place.after.as_ref().map(|after| key_of(table, partition, after)).transpose()?;
-        let (items, next) = cell.page(table, partition, after, PAGE_ITEMS, keys_only).await?;
+        let (items, next) = cell.page(table, partition, after, self.page_items, keys_only).await?;
         let last = next.and_then(|key| sort_of(table, &key));
         let more = match last {
             Some(after) => Place { after: Some(after), ..place },

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cells_migration::{
     Action, Cursor, Event, GuardCheck, Machine, Next, Phase, Side, Transaction, Wish,
@@ -13,11 +13,12 @@ use cells_migration::{
 use cells_verify::Verifier;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 use super::access::CellAccess;
-use super::copier::Copier;
+use super::copier::{Copier, PAGE_ITEMS};
 use super::error::Obstacle;
 use super::model::{Findings, Migration, Progress, Spec};
 use super::preflight;
@@ -51,6 +52,8 @@ pub struct DriverSettings {
     pub soak_interval: Duration,
     /// How often in a row writers are fenced in vain.
     pub max_fences: u32,
+    /// Most items of a page that is copied or removed, at least 1.
+    pub page_items: i32,
 }
 
 impl Default for DriverSettings {
@@ -61,6 +64,7 @@ impl Default for DriverSettings {
             little: 100,
             soak_interval: Duration::from_millis(500),
             max_fences: 10,
+            page_items: PAGE_ITEMS,
         }
     }
 }
@@ -187,6 +191,8 @@ impl Driver {
     /// Works until the migration has ended, or another worker has it, or it cannot get on, or `stop`.
     pub async fn run(mut self, stop: CancellationToken) -> Left {
         let beating = stop.child_token();
+        // Whoever drops this, or a panic: what works no more must not look alive.
+        let _still = beating.clone().drop_guard();
         let pulse = beat(Arc::clone(&self.shared), Arc::clone(&self.pulse), beating.clone());
         let pulse = tokio::spawn(pulse);
         let left = tokio::select! {
@@ -254,8 +260,7 @@ impl Driver {
         tracing::debug!(migration = %self.pulse.id, %error, failures, "an action failed");
         self.pulse.tale.lock().trouble = Some(said(error));
         self.pulse.changed.store(true, Ordering::Relaxed);
-        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.min(10) - 1));
-        tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
+        tokio::time::sleep(pause_after(failures)).await;
     }
 
     /// Tells the machine, and what follows from a new phase or a new number to whom it concerns.
@@ -282,10 +287,14 @@ impl Driver {
     /// How long leases last that were given before writers were told to log. `seen`: when the machine was told, from when it waits.
     async fn leases(&mut self, seen: Instant) {
         // Only who has applied the entry knows what was granted before it.
-        let wait = match self.shared.directory.registry().await {
-            Ok(_) => self.shared.directory.lease_wait(Instant::now()),
-            Err(_) => crate::domain::LeaseDuration::MAX.get(),
-        };
+        let mut wait = crate::domain::LeaseDuration::MAX.get();
+        for failures in 0..MAX_FAILURES {
+            if self.shared.directory.registry().await.is_ok() {
+                wait = self.shared.directory.lease_wait(Instant::now().into_std());
+                break;
+            }
+            tokio::time::sleep(pause_after(failures + 1)).await;
+        }
         let wait = seen.elapsed() + wait + self.shared.settings.lease_margin;
         self.machine.set_leases_end(millis(wait));
     }
@@ -507,12 +516,13 @@ impl Driver {
 
     fn copier(&self) -> Copier<'_> {
         let migration = self.pulse.id.into();
-        Copier { spec: &self.spec, cells: &self.cells, migration }
+        let page_items = self.shared.settings.page_items;
+        Copier { spec: &self.spec, cells: &self.cells, migration, page_items }
     }
 
     /// The right to one page, in the order in which migrations asked; and when this one may consume more.
     async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        tokio::time::sleep_until(self.ready_at.into()).await;
+        tokio::time::sleep_until(self.ready_at).await;
         // The semaphore is never closed.
         Arc::clone(&self.shared.pages).acquire_owned().await.ok()
     }
@@ -663,6 +673,12 @@ async fn beat(shared: Arc<Shared>, pulse: Arc<Pulse>, stop: CancellationToken) {
         }
         pulse.tell(&shared).await;
     }
+}
+
+/// Pause after so many failures in a row, at least one.
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(10);
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE)
 }
 
 fn gone() -> Outcome {

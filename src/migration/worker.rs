@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cells_migration::Wish;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Driver, Left, Shared};
@@ -95,28 +96,115 @@ impl MigrationWorker {
                 break;
             }
             let Some(migration) = self.shared.records.migration(id).await? else { continue };
-            if self.is_free(&migration, watched) {
+            if is_free(&migration, watched, self.settings.takeover) {
                 wanted.push(migration);
             }
         }
         Ok(wanted)
     }
+}
 
-    fn is_free(&self, migration: &Migration, watched: &mut Watched) -> bool {
-        let record = &migration.record;
-        // What is parked waits for an operator, who may also give it up.
-        let waits = migration.parked.is_some() && record.wish != Some(Wish::Cancel);
-        if waits || record.phase.ended() {
-            return false;
+/// Whether nobody works on a migration, as far as is known here: its worker's beat has stood still for as long as `takeover`.
+fn is_free(migration: &Migration, watched: &mut Watched, takeover: Duration) -> bool {
+    let record = &migration.record;
+    // What is parked waits for an operator, who may also give it up.
+    let waits = migration.parked.is_some() && record.wish != Some(Wish::Cancel);
+    if waits || record.phase.ended() {
+        return false;
+    }
+    if record.worker == 0 {
+        return true;
+    }
+    let (now, beat) = (Instant::now(), (record.worker, migration.beat));
+    let (seen, since) = watched.entry(migration.id()).or_insert((beat, now));
+    if *seen != beat {
+        (*seen, *since) = (beat, now);
+    }
+    now.duration_since(*since) >= takeover
+}
+
+#[cfg(test)]
+mod tests {
+    use cells_migration::Phase;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::migration::fake;
+
+    const TAKEOVER: Duration = Duration::from_secs(10);
+
+    /// One that worker 3 has, in the middle of its way.
+    fn held() -> Migration {
+        let mut migration = fake::migration(1);
+        (migration.record.worker, migration.record.phase) = (3, Phase::Copying);
+        migration.beat = 20;
+        migration
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_nobody_has_is_taken_at_once() {
+        assert!(is_free(&fake::migration(1), &mut Watched::new(), TAKEOVER));
+    }
+
+    /// Not at the first look, however old the beat may be: no two clocks are compared.
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_is_dead_when_its_beat_stands_still_for_long_enough() {
+        let (migration, mut watched) = (held(), Watched::new());
+        assert!(!is_free(&migration, &mut watched, TAKEOVER));
+        advance(TAKEOVER - Duration::from_millis(1)).await;
+        assert!(!is_free(&migration, &mut watched, TAKEOVER));
+        advance(Duration::from_millis(1)).await;
+        assert!(is_free(&migration, &mut watched, TAKEOVER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_beat_and_each_new_worker_count_anew() {
+        let (mut migration, mut watched) = (held(), Watched::new());
+        let changes: [fn(&mut Migration); 3] = [
+            |migration| migration.beat += 1,
+            |migration| migration.record.worker += 1,
+            // Somebody who restarted counts its beats from where the record stood.
+            |migration| migration.beat = 1,
+        ];
+        assert!(!is_free(&migration, &mut watched, TAKEOVER));
+        for change in changes {
+            advance(TAKEOVER - Duration::from_millis(1)).await;
+            change(&mut migration);
+            assert!(!is_free(&migration, &mut watched, TAKEOVER));
         }
-        if record.worker == 0 {
-            return true;
+        advance(TAKEOVER).await;
+        assert!(is_free(&migration, &mut watched, TAKEOVER));
+    }
+
+    /// One migration's beat says nothing of another's.
+    #[tokio::test(start_paused = true)]
+    async fn migrations_are_watched_one_by_one() {
+        let (migration, mut watched) = (held(), Watched::new());
+        let mut other = held();
+        other.record.id = fake::migration(2).record.id;
+        assert!(!is_free(&migration, &mut watched, TAKEOVER));
+        advance(TAKEOVER).await;
+        assert!(!is_free(&other, &mut watched, TAKEOVER));
+        assert!(is_free(&migration, &mut watched, TAKEOVER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_parked_or_over_is_left_alone() {
+        let mut parked = held();
+        parked.parked = Some("why".to_owned());
+        let mut watched = Watched::new();
+        assert!(!is_free(&parked, &mut watched, TAKEOVER));
+        advance(TAKEOVER * 2).await;
+        assert!(!is_free(&parked, &mut watched, TAKEOVER));
+        // But to give it up somebody has to work on it.
+        parked.record.wish = Some(Wish::Cancel);
+        assert!(!is_free(&parked, &mut watched, TAKEOVER));
+        advance(TAKEOVER).await;
+        assert!(is_free(&parked, &mut watched, TAKEOVER));
+        for phase in [Phase::Done, Phase::Aborted] {
+            let mut over = fake::migration(4);
+            over.record.phase = phase;
+            assert!(!is_free(&over, &mut watched, TAKEOVER), "{phase:?}");
         }
-        let (now, beat) = (Instant::now(), (record.worker, migration.beat));
-        let (seen, since) = watched.entry(migration.id()).or_insert((beat, now));
-        if *seen != beat {
-            (*seen, *since) = (beat, now);
-        }
-        now.duration_since(*since) >= self.settings.takeover
     }
 }

@@ -24,6 +24,7 @@ mod streams_proxy;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod world;
 
+mod crash;
 mod movement;
 mod scene;
 mod traced;
