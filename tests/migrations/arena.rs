@@ -125,16 +125,12 @@ impl Arena {
             while !arena.stop.is_cancelled() {
                 std::thread::sleep(Duration::from_millis(random.random_range(KILLS)));
                 let at = random.random_range(0..arena.seats.len());
-                // One that is just starting is left alone.
-                let Some(replica) = arena.seats[at].replica.lock().take() else { continue };
-                replica.kill();
+                let seat = &arena.seats[at];
+                let mut replica = seat.replica.lock();
+                replica.take().into_iter().for_each(Celld::kill);
                 arena.kills.fetch_add(1, Ordering::SeqCst);
-                let arena = Arc::clone(&arena);
-                std::thread::spawn(move || {
-                    let seat = &arena.seats[at];
-                    let replica = arena.replica(seat);
-                    *seat.replica.lock() = Some(replica);
-                });
+                // The next one is killed after this one listens: on a slow machine, too, somebody is there most of the time.
+                *replica = Some(arena.replica(seat));
             }
         })
     }
@@ -143,6 +139,18 @@ impl Arena {
     pub fn settle(&self) {
         self.stop.cancel();
         self.seats.iter().for_each(|seat| seat.proxy.clear());
+    }
+}
+
+/// Kills what is left when a test ends, however it ends.
+pub struct Ended(pub Arc<Arena>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.settle();
+        for seat in &self.0.seats {
+            drop(seat.replica.lock().take());
+        }
     }
 }
 
