@@ -35,7 +35,10 @@ pub async fn run(options: &Options) {
         live = to;
         let copied = options.items as f64 / copying(&states).as_secs_f64();
         ratios.push(copied / bare);
-        println!("{round}: copied {copied:.0} items/s, bare {bare:.0} items/s, ratio {:.2}", copied / bare);
+        println!(
+            "{round}: copied {copied:.0} items/s, bare {bare:.0} items/s, ratio {:.2}",
+            copied / bare
+        );
     }
     println!("ratio, the middle of {}: {:.2}", ratios.len(), percentile(&mut ratios, 50));
 }

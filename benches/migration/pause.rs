@@ -39,9 +39,8 @@ pub async fn run(options: &Options) {
     for (tenant, items) in tenants {
         scene.pin(tenant, "cell-a").await;
         let scene = &scene;
-        let writes = (0..items).map(|number| {
-            scene.write("CustomerData", "cell-a", item(tenant, "cell-a", number))
-        });
+        let writes = (0..items)
+            .map(|number| scene.write("CustomerData", "cell-a", item(tenant, "cell-a", number)));
         stream::iter(writes).buffer_unordered(8).collect::<Vec<_>>().await;
     }
     let data = connect(&scene).await;

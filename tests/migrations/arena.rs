@@ -37,20 +37,20 @@ const WRITES: &[&str] =
     &["PutItem", "UpdateItem", "DeleteItem", "TransactWriteItems", "BatchWriteItem"];
 const TRANSACTIONS: &[&str] = &["TransactWriteItems"];
 
-/// A bad network, bad enough to be met with all the time and good enough to get on.
-pub fn faulty(backend: &str) -> (Proxy, Vec<Laid>) {
+/// A bad network, bad enough to be met with all the time and good enough to get on: the fewer faults, the higher `rare`.
+pub fn faulty(backend: &str, rare: usize) -> (Proxy, Vec<Laid>) {
     let proxy = Proxy::start(backend);
     proxy.count_nothing();
     let rules = [
-        Rule::on(WRITES, Fault::LoseReply).every(61),
-        Rule::on(TRANSACTIONS, Fault::CONFLICT).every(31),
-        Rule::on(WRITES, Fault::THROUGHPUT).every(67),
-        Rule::on(WRITES, Fault::INTERNAL).every(83),
-        Rule::all(Fault::THROTTLING).every(127),
-        Rule::all(Fault::UNAVAILABLE).every(211),
-        Rule::all(Fault::LoseRequest).every(173),
-        Rule::all(Fault::LoseReply).every(199),
-        Rule::all(Fault::Slow(Duration::from_millis(40))).every(23),
+        Rule::on(WRITES, Fault::LoseReply).every(61 * rare),
+        Rule::on(TRANSACTIONS, Fault::CONFLICT).every(31 * rare),
+        Rule::on(WRITES, Fault::THROUGHPUT).every(67 * rare),
+        Rule::on(WRITES, Fault::INTERNAL).every(83 * rare),
+        Rule::all(Fault::THROTTLING).every(127 * rare),
+        Rule::all(Fault::UNAVAILABLE).every(211 * rare),
+        Rule::all(Fault::LoseRequest).every(173 * rare),
+        Rule::all(Fault::LoseReply).every(199 * rare),
+        Rule::all(Fault::Slow(Duration::from_millis(40))).every(23 * rare),
     ];
     let laid = rules.into_iter().map(|rule| proxy.lay(rule)).collect();
     (proxy, laid)
@@ -74,7 +74,7 @@ impl Arena {
     /// Starts the replicas on tables that exist.
     pub fn start(backend: &str, prefix: &str) -> Arc<Self> {
         let seats = free_addresses().into_iter().map(|address| {
-            let (proxy, faults) = faulty(backend);
+            let (proxy, faults) = faulty(backend, 3);
             Seat { address, proxy, faults, replica: Mutex::new(None) }
         });
         let arena = Self {

@@ -115,7 +115,7 @@ async fn crowd(arena: &Arena, backend: &str) -> Crowd {
         .connect()
         .await
         .unwrap();
-    let (proxy, faults) = faulty(backend);
+    let (proxy, faults) = faulty(backend, 1);
     let config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .http_client(aws_smithy_http_client::Builder::new().build_http())
@@ -272,7 +272,11 @@ impl Mover {
             let got = self.call(&get, async |mut api, get| api.get_migration(get).await).await;
             let migration = got.migration.unwrap();
             if std::mem::replace(&mut seen, migration.state()) != seen {
-                println!("{:?} {seen:?} {} kills worker {} {} acked", Instant::now(), 0, migration.worker, self.shared.tally.acknowledged());
+                println!(
+                    "{seen:?}, worker {}, {} acknowledged",
+                    migration.worker,
+                    self.shared.tally.acknowledged()
+                );
             }
             if [state, v1::MigrationState::Aborted].contains(&migration.state()) {
                 return migration;
