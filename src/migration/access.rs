@@ -150,7 +150,8 @@ impl CellAccess {
         Ok(keys.iter().map(by_key).collect())
     }
 
-    /// Does all of these changes, or none, where the tenant's guard is as `check` says. At most [`MAX_CHANGES`] and [`MAX_BYTES`].
+    /// Does all of these changes, or none, where the tenant's guard is as `check` says. At most [`MAX_CHANGES`] and [`MAX_BYTES`]. The same
+    /// under the same token is done once within ten minutes.
     ///
     /// # Errors
     /// Where [`StoreError::ambiguous`] says so, they may have been done, or may be done yet.
@@ -160,6 +161,7 @@ impl CellAccess {
         check: &GuardCheck,
         shard: u8,
         changes: Vec<Change>,
+        token: &str,
     ) -> Result<Applied, StoreError> {
         let mut items = vec![self.guard_check(tenant, check, shard)?];
         for change in changes {
@@ -169,6 +171,7 @@ impl CellAccess {
             .client
             .transact_write_items()
             .set_transact_items(Some(items))
+            .client_request_token(token)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
         let mut timeouts = aws_sdk_dynamodb::config::Builder::new();
         timeouts.set_timeout_config(Some(call_timeouts(WRITE_TIMEOUT)));

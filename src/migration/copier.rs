@@ -3,6 +3,7 @@
 //! A page is written in transactions side by side, each of which checks another item of the guard: checks of one item would conflict.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use cells_guard::writer::CELL_ID;
@@ -25,6 +26,11 @@ pub const PAGE_ITEMS: i32 = (SIDE_BY_SIDE * MAX_CHANGES) as i32;
 
 /// Most records of one shard of a log that one look takes up.
 const LOG_RECORDS: i32 = 100;
+
+/// How often one request of a page is sent, and how long is waited the first time: a page is many requests, and to begin all of it again
+/// because of one would not get on where several in a hundred fail.
+const ATTEMPTS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// What was done of a page.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -174,7 +180,15 @@ impl Copier<'_> {
         logs: Vec<(u8, Vec<LogRecord>)>,
     ) -> Result<(), StoreError> {
         let removals = logs.into_iter().map(|(shard, records)| async move {
-            cell.remove_log(self.migration, shard, &records).await
+            for attempt in 1.. {
+                match cell.remove_log(self.migration, shard, &records).await {
+                    Err(error) if passing(&error) && attempt < ATTEMPTS => rest(attempt).await,
+                    // To remove a record twice, or late, does no harm: there is never another of its name.
+                    Err(error) if error.ambiguous() => return Err(StoreError::Throttled),
+                    removed => return removed,
+                }
+            }
+            Ok(())
         });
         stream::iter(removals).buffer_unordered(SIDE_BY_SIDE).try_collect().await
     }
@@ -242,6 +256,30 @@ impl Copier<'_> {
         Ok((Some(table.clone()), items, next))
     }
 
+    /// One transaction, sent again under the same token where it failed for a passing reason: if it was done, it is not done again, and
+    /// an attempt that comes late finds that it was.
+    async fn send(
+        &self,
+        cell: &CellAccess,
+        fence: &GuardCheck,
+        shard: u8,
+        changes: Vec<Change>,
+    ) -> Result<Applied, StoreError> {
+        let token = format!("{:032x}", rand::random::<u128>());
+        let mut open = false;
+        for attempt in 1.. {
+            match cell.apply(&self.spec.tenant, fence, shard, changes.clone(), &token).await {
+                Err(error) if passing(&error) && attempt < ATTEMPTS => {
+                    open |= error.ambiguous();
+                    rest(attempt).await;
+                }
+                Err(error) if open && !error.ambiguous() => return Err(StoreError::Failed),
+                result => return result,
+            }
+        }
+        Err(StoreError::Failed)
+    }
+
     /// Writes changes in as few transactions as there can be, and answers what they consumed. `None`: the guard lets none of them, or
     /// none of those that came last.
     async fn apply(
@@ -253,7 +291,7 @@ impl Copier<'_> {
         let shards = self.spec.guard_shards.max(1);
         let batches = batches(changes).into_iter().enumerate().map(|(number, batch)| {
             let shard = u8::try_from(number % usize::from(shards)).unwrap_or(0);
-            cell.apply(&self.spec.tenant, fence, shard, batch)
+            self.send(cell, fence, shard, batch)
         });
         // All of them are waited for, even where one fails: nothing of a page is under way once it is answered for.
         let results: Vec<_> = stream::iter(batches).buffer_unordered(SIDE_BY_SIDE).collect().await;
@@ -273,6 +311,14 @@ impl Copier<'_> {
             None => Ok((!fenced).then_some(units)),
         }
     }
+}
+
+fn passing(error: &StoreError) -> bool {
+    error.transient() || error.ambiguous()
+}
+
+async fn rest(attempt: u32) {
+    tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(attempt.min(ATTEMPTS) - 1)).await;
 }
 
 /// Changes in groups that one transaction takes.

@@ -17,6 +17,9 @@ mod embedded;
 mod moto;
 #[path = "../support/otlp/mod.rs"]
 mod otlp;
+#[path = "../support/proxy.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod proxy;
 #[path = "../cells/streams_proxy.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod streams_proxy;
@@ -24,7 +27,11 @@ mod streams_proxy;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod world;
 
+mod arena;
 mod crash;
+mod ledger;
+mod load;
 mod movement;
 mod scene;
 mod traced;
+mod writers;

@@ -216,6 +216,8 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     items_read: Mutex<HashMap<String, usize>>,
     forget_tokens: AtomicBool,
+    /// Neither calls nor items are counted.
+    uncounted: AtomicBool,
     /// Ends the present life.
     stop: Mutex<CancellationToken>,
 }
@@ -238,6 +240,7 @@ impl Proxy {
             calls: Mutex::default(),
             items_read: Mutex::default(),
             forget_tokens: AtomicBool::new(false),
+            uncounted: AtomicBool::new(false),
             stop: Mutex::default(),
         });
         let life = live(listener, &shared);
@@ -271,6 +274,12 @@ impl Proxy {
     /// Takes the tokens out of transactions, as if the ten minutes had passed for which DynamoDB knows a repeat by its token.
     pub fn forget_tokens(&self, forget: bool) {
         self.shared.forget_tokens.store(forget, Ordering::SeqCst);
+    }
+
+    /// Counts neither calls nor items from now on: of a long run there would be too many to keep.
+    #[allow(dead_code, reason = "not every test program runs long")]
+    pub fn count_nothing(&self) {
+        self.shared.uncounted.store(true, Ordering::SeqCst);
     }
 
     /// How many requests of these operations came whose body contains a text.
@@ -393,7 +402,9 @@ async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Reply
     let operation = target.and_then(|target| target.rsplit('.').next()).unwrap_or_default();
     let call =
         Call { operation: operation.to_owned(), body: String::from_utf8_lossy(&body).into_owned() };
-    shared.calls.lock().push(call.clone());
+    if !shared.uncounted.load(Ordering::SeqCst) {
+        shared.calls.lock().push(call.clone());
+    }
     let struck = shared.rules.lock().iter().find(|rule| rule.strikes(&call)).cloned();
     let Some(laid) = struck else {
         return forward(shared, parts.headers, call, body).await;
@@ -469,7 +480,7 @@ async fn forward(
     let reply = shared.client.request(request).await.map_err(|_| Broken)?;
     let (parts, body) = reply.into_parts();
     let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
-    if parts.status == StatusCode::OK {
+    if parts.status == StatusCode::OK && !shared.uncounted.load(Ordering::SeqCst) {
         let mut all = shared.items_read.lock();
         for (table, items) in items_of(&call, &body) {
             *all.entry(table).or_default() += items;

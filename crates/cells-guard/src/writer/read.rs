@@ -66,17 +66,23 @@ impl<R: Routes> Writer<R> {
         call: Call,
     ) -> Result<Option<Item>, Error<R::Error>> {
         let mut job = self.reading(tenant, &call);
-        self.read(&mut job, reads, async |pace, home| {
-            let table = table(home, name)?;
+        let mut route = self.route_to_read(&job).await?;
+        loop {
+            let table = table(&route.home, name)?;
             check_key(tenant, table, "key", &key)?;
             if key.len() != table.key_names().count() {
                 return Err(Error::invalid("key", "holds more than the key"));
             }
-            let consistent = reads != Reads::Eventual;
-            self.read_item(pace, home, &table.table_name, key.clone(), consistent).await
-        })
-        .await
-        .map(|(item, _)| item)
+            let (home, consistent) = (&route.home, reads != Reads::Eventual);
+            let read =
+                self.read_item(&mut job.pace, home, &table.table_name, key.clone(), consistent);
+            let found = read.await;
+            let found = found.map_err(|error| job.waited(error))?;
+            match self.after_reading(&mut job, route, reads).await? {
+                Ok(_) => return Ok(found),
+                Err(next) => route = next,
+            }
+        }
     }
 
     /// A page of items.
@@ -90,12 +96,15 @@ impl<R: Routes> Writer<R> {
         call: Call,
     ) -> Result<Found, Error<R::Error>> {
         let mut job = self.reading(tenant, &call);
-        let found = self
-            .read(&mut job, query.reads, async |pace, home| {
-                self.page(pace, home, tenant, query).await
-            })
-            .await;
-        found.map(|((items, next), home)| Found { items, next, cell: home.cell })
+        let mut route = self.route_to_read(&job).await?;
+        loop {
+            let page = self.page(&mut job.pace, &route.home, tenant, query).await;
+            let (items, next) = page.map_err(|error| job.waited(error))?;
+            match self.after_reading(&mut job, route, query.reads).await? {
+                Ok(home) => return Ok(Found { items, next, cell: home.cell }),
+                Err(next) => route = next,
+            }
+        }
     }
 
     fn reading<'a>(&self, tenant: &'a str, call: &Call) -> Job<'a> {
@@ -113,45 +122,35 @@ impl<R: Routes> Writer<R> {
         }
     }
 
-    async fn read<T>(
-        &self,
-        job: &mut Job<'_>,
-        reads: Reads,
-        mut read: impl AsyncFnMut(&mut Pace, &Home) -> Result<T, Error<R::Error>>,
-    ) -> Result<(T, Home), Error<R::Error>> {
-        let mut route = self.routes.route(job.tenant, None).await.map_err(Error::Route)?;
-        if let Some(known) = self.known.of(job.tenant)
-            && route.epoch.is_none_or(|epoch| epoch < known.guard.guard.epoch)
-        {
-            route = Route {
-                home: known.home.clone(),
-                epoch: Some(known.guard.guard.epoch),
-                mode: known.guard.guard.mode,
-                lease: None,
-            };
-        }
-        loop {
-            let found = read(&mut job.pace, &route.home).await;
-            let found = found.map_err(|error| job.waited(error))?;
-            let leased = route.lease.filter(|_| route.mode == WriteMode::Direct);
-            let current = leased.is_some_and(|lease| !self.routes.left(&lease).is_zero());
-            if reads != Reads::Strict || current {
-                return Ok((found, route.home));
+    /// Where to read first.
+    async fn route_to_read(&self, job: &Job<'_>) -> Result<Route<R::Lease>, Error<R::Error>> {
+        let route = self.routes.route(job.tenant, None).await.map_err(Error::Route)?;
+        match self.known.of(job.tenant) {
+            Some(known) if route.epoch.is_none_or(|epoch| epoch < known.guard.guard.epoch) => {
+                Ok(Route {
+                    home: known.home.clone(),
+                    epoch: Some(known.guard.guard.epoch),
+                    mode: known.guard.guard.mode,
+                    lease: None,
+                })
             }
-            match self.after_reading(job, route).await? {
-                Ok(home) => return Ok((found, home)),
-                Err(next) => route = next,
-            }
+            _ => Ok(route),
         }
     }
 
-    /// Holds what was read against the guard: good, or where to read again.
+    /// Whether what was just read is as current as was asked: good, or where to read again.
     async fn after_reading(
         &self,
         job: &mut Job<'_>,
         route: Route<R::Lease>,
+        reads: Reads,
     ) -> Result<Result<Home, Route<R::Lease>>, Error<R::Error>> {
+        let leased = route.lease.filter(|_| route.mode == WriteMode::Direct);
+        let current = leased.is_some_and(|lease| !self.routes.left(&lease).is_zero());
         let home = route.home;
+        if reads != Reads::Strict || current {
+            return Ok(Ok(home));
+        }
         let missing = || Error::GuardMissing { cell: home.cell.to_string() };
         let Some(table) = home.tables.guard_table() else {
             return Err(Error::Unguarded { cell: home.cell.to_string() });
