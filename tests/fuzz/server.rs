@@ -76,7 +76,7 @@ impl Server {
         for number in 0..MIGRATIONS {
             migrations.change(number, |one| one.record.phase = numbered_phase(number));
         }
-        let services = Services { items: None, migrations: Some(migrations.clone()) };
+        let services = Services { items: None, migrations: Some(migrations.clone()), bulks: None };
         let serving = server.serve(directory.clone(), cells, services, settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         directory.ready(&stop).await;

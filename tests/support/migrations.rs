@@ -171,9 +171,9 @@ impl MigrationApi for FakeMigrations {
             let target = other.spec.target.clone();
             return Err(MigrationError::AlreadyMoving { migration: other.id(), target });
         }
-        let id = MigrationId(1000 + state.migrations.len() as u128);
+        let id = MigrationId::new(1000 + state.migrations.len() as u128);
         let digest = request.as_ref().map_or_else(String::new, |request| request.digest.clone());
-        let begun = Migration { spec, caller, digest, ..migration(id.0) };
+        let begun = Migration { spec, caller, digest, ..migration(id.get()) };
         state.requests.extend(request.map(|request| (request.id, (request.digest, id))));
         state.migrations.insert(id, begun.clone());
         state.asked = Some(ask);
@@ -212,8 +212,8 @@ impl MigrationApi for FakeMigrations {
             Instruction::Cancel => migration.record.wish = Some(Wish::Cancel),
             Instruction::Reverse => migration.record.wish = Some(Wish::Reverse),
             Instruction::Complete => migration.record.wish = Some(Wish::Complete),
-            Instruction::Pause => migration.paused = true,
-            Instruction::Resume => migration.paused = false,
+            Instruction::Pause => migration.record.paused = true,
+            Instruction::Resume => migration.record.paused = false,
             Instruction::Retry => migration.parked = None,
         }
         Ok(migration.clone())
