@@ -15,6 +15,9 @@ mod embedded;
 #[path = "../support/moto.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod moto;
+#[path = "../support/proxy.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod proxy;
 #[path = "../cells/streams_proxy.rs"]
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod streams_proxy;
@@ -22,5 +25,6 @@ mod streams_proxy;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod world;
 
+mod drain;
 mod movement;
 mod scene;

@@ -19,7 +19,7 @@ pub type Item = HashMap<String, AttributeValue>;
 const SOON: Duration = Duration::from_secs(120);
 
 /// Waits are short: what is tested is what becomes of the data, not when.
-const FLAGS: [&str; 5] = [
+pub const FLAGS: [&str; 5] = [
     "--migration-interval=50ms",
     "--migration-takeover=2s",
     "--migration-lease-margin=0s",

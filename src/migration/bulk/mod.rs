@@ -28,3 +28,6 @@ pub use records::{BulkBegun, BulkRecords, Part};
 pub use runner::BulkShared;
 pub use service::{BulkParts, Bulks};
 pub use worker::{BulkSettings, BulkWorker};
+
+#[cfg(test)]
+mod tests;
