@@ -10,6 +10,7 @@ use cells_balance::Bulk;
 use cells_balance::bulk::{Chunk, ITEMS_PER_CHUNK, Observed, State, Step};
 use cells_migration::{Leg, Phase, Wish};
 use futures::StreamExt;
+use parking_lot::Mutex;
 
 use super::model::{BulkId, BulkProgress, BulkRecord, migration_id};
 use super::moves::{Moves, NotStarted, Order};
@@ -44,6 +45,23 @@ pub enum Turned {
     Ended,
 }
 
+/// Signs of life beside the turns, which may take long where the storage is slow.
+pub struct Pulse {
+    shared: BulkShared,
+    id: BulkId,
+    worker: u64,
+    progress: Arc<Mutex<BulkProgress>>,
+}
+
+impl Pulse {
+    /// `false`: another worker has the bulk.
+    pub async fn beat(&self) -> bool {
+        let (now, progress) = (self.shared.clock.now(), self.progress.lock().clone());
+        let beat = self.shared.records.beat_bulk(self.id, self.worker, &progress, now).await;
+        !matches!(beat, Ok(None))
+    }
+}
+
 /// The bulk as this worker last stored or read it.
 struct Held {
     record: BulkRecord,
@@ -58,7 +76,8 @@ pub struct Runner {
     id: BulkId,
     worker: u64,
     held: Option<Held>,
-    progress: BulkProgress,
+    /// As it was told last.
+    progress: Arc<Mutex<BulkProgress>>,
     /// Migrations that change seldom, and when they were looked at.
     slow: HashMap<String, (Observed, Instant)>,
 }
@@ -70,8 +89,13 @@ fn text_id(bulk: &str, tenant: &str, attempt: u32) -> String {
 impl Runner {
     /// `worker`: the number under which the bulk was taken.
     pub fn new(shared: BulkShared, id: BulkId, worker: u64) -> Self {
-        let (progress, slow) = (BulkProgress::default(), HashMap::new());
+        let (progress, slow) = (Arc::default(), HashMap::new());
         Self { shared, id, worker, held: None, progress, slow }
+    }
+
+    pub fn pulse(&self) -> Pulse {
+        let (shared, progress) = (self.shared.clone(), Arc::clone(&self.progress));
+        Pulse { shared, id: self.id, worker: self.worker, progress }
     }
 
     /// Gives a sign of life, and does what is to be done.
@@ -80,12 +104,9 @@ impl Runner {
     /// Of the store. The next turn begins with what is stored then.
     pub async fn turn(&mut self) -> Result<Turned, StoreError> {
         let turned = self.try_turn().await;
-        match &turned {
-            Ok(_) => {}
-            Err(error) => {
-                self.held = None;
-                self.progress.trouble = Some(error.to_string());
-            }
+        if let Err(error) = &turned {
+            self.held = None;
+            self.progress.lock().trouble = Some(error.to_string());
         }
         turned
     }
@@ -121,8 +142,8 @@ impl Runner {
         Ok(turned)
     }
 
-    fn told(&mut self, bulk: &Bulk, trouble: Option<String>) {
-        self.progress = BulkProgress { summary: bulk.summary(), trouble };
+    fn told(&self, bulk: &Bulk, trouble: Option<String>) {
+        *self.progress.lock() = BulkProgress { summary: bulk.summary(), trouble };
     }
 
     /// The bulk as it is, if this worker has it still.
@@ -131,11 +152,12 @@ impl Runner {
         if self.held.is_none() {
             // Not told as far as nothing, where another worker was before.
             if let Some(record) = records.bulk(self.id).await? {
-                let trouble = self.progress.trouble.take();
-                self.progress = BulkProgress { trouble, ..record.progress };
+                let mut progress = self.progress.lock();
+                progress.summary = record.progress.summary;
             }
         }
-        let beat = records.beat_bulk(self.id, self.worker, &self.progress, now).await?;
+        let progress = self.progress.lock().clone();
+        let beat = records.beat_bulk(self.id, self.worker, &progress, now).await?;
         let Some(record) = beat else { return Ok(None) };
         if let Some(held) = self.held.take()
             && held.record.header.revision == record.header.revision

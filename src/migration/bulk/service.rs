@@ -263,3 +263,7 @@ fn open(error: StoreError) -> Error {
         false => Error::Store(error),
     }
 }
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;

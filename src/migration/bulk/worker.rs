@@ -10,11 +10,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::model::BulkId;
-use super::runner::{BulkShared, Runner, Turned};
+use super::runner::{BulkShared, Pulse, Runner, Turned};
 use crate::store::StoreError;
 
 /// Bulks that a replica works on at the same time; the others wait, or go to other replicas.
 const MAX_HELD: usize = 16;
+
+/// Between two signs of life while a turn takes long. The shortest time of a takeover is 2 s.
+const PULSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone)]
 pub struct BulkSettings {
@@ -95,9 +98,11 @@ impl BulkWorker {
 
 /// Works on one bulk until it has ended or is lost, or until `stop`.
 async fn run(mut runner: Runner, id: BulkId, interval: Duration, stop: CancellationToken) {
+    let pulse = runner.pulse();
     loop {
         let turned = tokio::select! {
             () = stop.cancelled() => return,
+            () = beats(&pulse) => Ok(Turned::Lost),
             turned = runner.turn() => turned,
         };
         match turned {
@@ -116,6 +121,16 @@ async fn run(mut runner: Runner, id: BulkId, interval: Duration, stop: Cancellat
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+/// Gives signs of life until another worker has the bulk.
+async fn beats(pulse: &Pulse) {
+    loop {
+        tokio::time::sleep(PULSE).await;
+        if !pulse.beat().await {
+            return;
         }
     }
 }
