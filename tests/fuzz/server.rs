@@ -11,10 +11,11 @@ use cell_directory::cells::Registrar;
 use cell_directory::config::Config;
 use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
 use cell_directory::domain::{
-    Cell, CellId, CellState, Endpoint, Labels, PartitionKey, Placement, Region, Sequence, Weight,
+    Cell, CellId, CellState, Endpoint, Labels, MigrationId, PartitionKey, Placement, Region,
+    Sequence, Weight,
 };
 use cell_directory::grpc::{BoundServer, Services};
-use cell_directory::migration::{Migration, MigrationId};
+use cell_directory::migration::Migration;
 use cell_directory::store::memory::MemoryStore;
 use cell_directory::store::{Journal, Placements, Store};
 use cell_directory::tasks::Tasks;
