@@ -186,6 +186,7 @@ impl Served {
         // Migrations have a client of their own: what they are denied is not the routing table's.
         let migrations =
             Arc::new(DynamoDbStore::new(control_client.clone(), names, store_settings));
+        let bulks = migrations.clone();
         let records: Arc<dyn CellRecords> = store.clone();
         let metering = metering::Metering {
             consumption,
@@ -197,7 +198,7 @@ impl Served {
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
         metering.start(config, telemetry, &directory, &tasks)?;
         let control = control_client;
-        let cells = cells::Cells { aws, regions, home, migrations, records, control };
+        let cells = cells::Cells { aws, regions, home, migrations, bulks, records, control };
         let (registrar, services) = cells.start(config, &directory, telemetry, &tasks)?;
         Ok(Self { directory, cells: registrar, services, server, tasks })
     }

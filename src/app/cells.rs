@@ -18,6 +18,9 @@ use crate::cells::{
 use crate::config::Config;
 use crate::directory::{Clock, Directory, Randomness};
 use crate::grpc::{Items, Services};
+use crate::migration::bulk::{
+    BulkApi, BulkParts, BulkRecords, BulkSettings, BulkShared, BulkWorker, Bulks,
+};
 use crate::migration::driver::{DriverSettings, Shared};
 use crate::migration::guards::Guards;
 use crate::migration::{
@@ -33,6 +36,7 @@ pub struct Cells {
     pub regions: Regions,
     pub home: Home,
     pub migrations: Arc<dyn MigrationRecords>,
+    pub bulks: Arc<dyn BulkRecords>,
     pub records: Arc<dyn CellRecords>,
     /// For `CellControl`.
     pub control: aws_sdk_dynamodb::Client,
@@ -47,7 +51,7 @@ impl Cells {
         telemetry: &Telemetry,
         tasks: &Tasks,
     ) -> Result<(Registrar, Services), AppError> {
-        let Self { aws, regions, home, migrations, records, control } = self;
+        let Self { aws, regions, home, migrations, bulks, records, control } = self;
         let regions = Arc::new(regions);
         let cloud: Arc<dyn Cloud> = aws.clone();
         let prefix = config.table_prefix.clone();
@@ -82,7 +86,16 @@ impl Cells {
         };
         let (keeper, interval) = (guards.clone(), config.guards_interval);
         tasks.spawn("guards", move |stop| keeper.keep(interval, stop));
+        let migration_records = Arc::clone(&guards.records);
         let migrations = moves(guards, cloud.clone(), config, directory, tasks);
+        let parts = BulkParts {
+            directory: directory.clone(),
+            records: bulks,
+            migrations: migration_records,
+            accounts: aws.clone(),
+            randomness: Randomness::system(),
+        };
+        let bulks = bulk_moves(parts, &migrations, config, tasks);
         let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
         let table = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control, table, config.events_lease);
@@ -107,7 +120,7 @@ impl Cells {
         };
         let migrations = Arc::new(migrations) as Arc<dyn MigrationApi>;
         let items = Some(Items { data, events });
-        Ok((registrar, Services { items, migrations: Some(migrations) }))
+        Ok((registrar, Services { items, migrations: Some(migrations), bulks: Some(bulks) }))
     }
 }
 
@@ -149,4 +162,30 @@ fn moves(
         lease_margin: config.migration_lease_margin,
     };
     Migrations::new(guards, cloud, Randomness::system(), defaults)
+}
+
+/// Between two looks of a bulk at a migration that soaks or is parked, in intervals between looks at others.
+const SLOW_LOOK: u32 = 5;
+
+/// Starts the worker of drains and rebalances, and answers what is asked of them.
+fn bulk_moves(
+    parts: BulkParts,
+    migrations: &Migrations,
+    config: &Config,
+    tasks: &Tasks,
+) -> Arc<dyn BulkApi> {
+    let worker = BulkWorker {
+        shared: BulkShared {
+            records: Arc::clone(&parts.records),
+            moves: Arc::new(migrations.clone()),
+            clock: Clock::system(),
+            slow_look: config.migration_interval * SLOW_LOOK,
+        },
+        settings: BulkSettings {
+            interval: config.migration_interval,
+            takeover: config.migration_takeover,
+        },
+    };
+    tasks.spawn("bulks", |stop| worker.run(stop));
+    Arc::new(Bulks::new(parts))
 }

@@ -71,7 +71,7 @@ fn class(path: &str) -> Option<Class> {
         | (
             "cells.v1.MigrationService",
             "GetMigration" | "ListMigrations" | "WatchMigration" | "VerifyTenant"
-            | "GetGuardCoverage",
+            | "GetGuardCoverage" | "PlanDrain" | "PlanRebalance" | "GetBulk" | "ListBulks",
         )
         | ("cells.v1.CellData", "ExportTenant")
         | ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", _) => {

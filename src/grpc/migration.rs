@@ -1,6 +1,8 @@
 //! `cells.v1.MigrationService`: parses, asks, and writes what is answered. Decides nothing.
 
 mod ask;
+mod bulk;
+mod bulk_message;
 mod message;
 mod watch;
 
@@ -15,6 +17,7 @@ use super::parse;
 use super::status::Fault;
 use crate::directory::Clock;
 use crate::domain::MigrationId;
+use crate::migration::bulk::BulkApi;
 use crate::migration::{Filter, Instruction, MigrationApi};
 use crate::proto::v1;
 use crate::proto::v1::migration_service_server::MigrationService as Service;
@@ -25,6 +28,8 @@ use watch::{Watches, Watching};
 
 pub struct MigrationService {
     migrations: Arc<dyn MigrationApi>,
+    /// `None`: drains and rebalances are not served.
+    bulks: Option<Arc<dyn BulkApi>>,
     clock: Clock,
     watches: Watches,
     /// Cancelled when streams are to end.
@@ -37,7 +42,11 @@ impl MigrationService {
         clock: Clock,
         draining: CancellationToken,
     ) -> Self {
-        Self { migrations, clock, watches: Watches::default(), draining }
+        Self { migrations, bulks: None, clock, watches: Watches::default(), draining }
+    }
+
+    pub fn with_bulks(self, bulks: Option<Arc<dyn BulkApi>>) -> Self {
+        Self { bulks, ..self }
     }
 
     async fn steer(&self, id: &str, wish: Instruction) -> Result<Option<v1::Migration>, Status> {
@@ -190,6 +199,71 @@ impl Service for MigrationService {
         let cell = parse::cell_id("cell_id", &request.into_inner().cell_id)?;
         let count = self.migrations.guards(&cell).await.map_err(Fault::from)?;
         Ok(Response::new(message::coverage(&count)))
+    }
+
+    async fn plan_drain(
+        &self,
+        request: Request<v1::PlanDrainRequest>,
+    ) -> Result<Response<v1::PlanDrainResponse>, Status> {
+        self.do_plan_drain(request.into_inner()).await
+    }
+
+    async fn start_drain(
+        &self,
+        request: Request<v1::StartDrainRequest>,
+    ) -> Result<Response<v1::StartDrainResponse>, Status> {
+        self.do_start_drain(request).await
+    }
+
+    async fn plan_rebalance(
+        &self,
+        request: Request<v1::PlanRebalanceRequest>,
+    ) -> Result<Response<v1::PlanRebalanceResponse>, Status> {
+        self.do_plan_rebalance(request.into_inner()).await
+    }
+
+    async fn start_rebalance(
+        &self,
+        request: Request<v1::StartRebalanceRequest>,
+    ) -> Result<Response<v1::StartRebalanceResponse>, Status> {
+        self.do_start_rebalance(request).await
+    }
+
+    async fn get_bulk(
+        &self,
+        request: Request<v1::GetBulkRequest>,
+    ) -> Result<Response<v1::GetBulkResponse>, Status> {
+        self.do_get_bulk(&request.get_ref().bulk_id).await
+    }
+
+    async fn list_bulks(
+        &self,
+        request: Request<v1::ListBulksRequest>,
+    ) -> Result<Response<v1::ListBulksResponse>, Status> {
+        self.do_list_bulks(request.into_inner()).await
+    }
+
+    async fn pause_bulk(
+        &self,
+        request: Request<v1::PauseBulkRequest>,
+    ) -> Result<Response<v1::PauseBulkResponse>, Status> {
+        let bulk = self.do_pause_bulk(&request.get_ref().bulk_id, true).await?;
+        Ok(Response::new(v1::PauseBulkResponse { bulk }))
+    }
+
+    async fn resume_bulk(
+        &self,
+        request: Request<v1::ResumeBulkRequest>,
+    ) -> Result<Response<v1::ResumeBulkResponse>, Status> {
+        let bulk = self.do_pause_bulk(&request.get_ref().bulk_id, false).await?;
+        Ok(Response::new(v1::ResumeBulkResponse { bulk }))
+    }
+
+    async fn cancel_bulk(
+        &self,
+        request: Request<v1::CancelBulkRequest>,
+    ) -> Result<Response<v1::CancelBulkResponse>, Status> {
+        self.do_cancel_bulk(request.get_ref()).await
     }
 }
 

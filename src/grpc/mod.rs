@@ -44,6 +44,7 @@ use crate::cells::data::CellData;
 use crate::cells::events::CellEvents;
 use crate::directory::Directory;
 use crate::migration::MigrationApi;
+use crate::migration::bulk::BulkApi;
 use crate::proto::v1::cell_admin_server::CellAdminServer;
 use crate::proto::v1::cell_data_server::CellDataServer;
 use crate::proto::v1::cell_directory_server::{CellDirectory, CellDirectoryServer};
@@ -72,6 +73,8 @@ type Admins = CellAdminServer<admin::AdminService>;
 pub struct Services {
     pub items: Option<Items>,
     pub migrations: Option<Arc<dyn MigrationApi>>,
+    /// Drains and rebalances, where there are migrations.
+    pub bulks: Option<Arc<dyn BulkApi>>,
 }
 
 /// What is there where cells have tables.
@@ -182,7 +185,8 @@ impl BoundServer {
         }
         if let Some(migrations) = services.migrations {
             let (clock, draining) = (directory.clock().clone(), settings.draining.clone());
-            let service = migration::MigrationService::new(migrations, clock, draining);
+            let service = migration::MigrationService::new(migrations, clock, draining)
+                .with_bulks(services.bulks);
             let service = MigrationServiceServer::new(service);
             routes = routes.add_service(service.max_decoding_message_size(limit));
         }
@@ -291,6 +295,6 @@ mod tests {
         for method in ["cells.v1.CellDirectory/Resolve", "cells.v1.CellAdmin/DeleteCell"] {
             assert!(methods.iter().any(|m| m == method), "{methods:?}");
         }
-        assert_eq!(methods.len(), 2 + 10 + 16 + 6 + 1 + 7 + 12);
+        assert_eq!(methods.len(), 2 + 10 + 16 + 6 + 1 + 7 + 12 + 9);
     }
 }

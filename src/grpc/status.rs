@@ -4,6 +4,7 @@
 //! field, `RetryInfo` comes where waiting helps, `PreconditionFailure` where several things stand in the way. No text of the store
 //! reaches a caller.
 
+mod bulk;
 mod migration;
 
 use std::time::Duration;
@@ -71,6 +72,9 @@ reasons! {
     InvalidTableSet = "INVALID_TABLE_SET": InvalidArgument,
     InvalidOperationId = "INVALID_OPERATION_ID": InvalidArgument,
     InvalidMigrationId = "INVALID_MIGRATION_ID": InvalidArgument,
+    InvalidBulkId = "INVALID_BULK_ID": InvalidArgument,
+    InvalidUtilisation = "INVALID_UTILISATION": InvalidArgument,
+    InvalidLimit = "INVALID_LIMIT": InvalidArgument,
     InvalidDuration = "INVALID_DURATION": InvalidArgument,
     InvalidRateLimit = "INVALID_RATE_LIMIT": InvalidArgument,
     MissingField = "MISSING_FIELD": InvalidArgument,
@@ -85,6 +89,7 @@ reasons! {
     BackupNotFound = "BACKUP_NOT_FOUND": NotFound,
     DrillNotFound = "DRILL_NOT_FOUND": NotFound,
     MigrationNotFound = "MIGRATION_NOT_FOUND": NotFound,
+    BulkNotFound = "BULK_NOT_FOUND": NotFound,
     PlacementExists = "PLACEMENT_EXISTS": AlreadyExists,
     CellExists = "CELL_EXISTS": AlreadyExists,
     EpochMismatch = "EPOCH_MISMATCH": Aborted,
@@ -111,6 +116,9 @@ reasons! {
     TargetNotEmpty = "TARGET_NOT_EMPTY": FailedPrecondition,
     ItemsTooLarge = "ITEMS_TOO_LARGE": FailedPrecondition,
     NotRecoverable = "NOT_RECOVERABLE": FailedPrecondition,
+    CellTakesTenants = "CELL_TAKES_TENANTS": FailedPrecondition,
+    BulkRunning = "BULK_RUNNING": FailedPrecondition,
+    NothingToMove = "NOTHING_TO_MOVE": FailedPrecondition,
     InstructionNotAllowed = "INSTRUCTION_NOT_ALLOWED": FailedPrecondition,
     AwsRefused = "AWS_REFUSED": FailedPrecondition,
     ResumeTokenExpired = "RESUME_TOKEN_EXPIRED": FailedPrecondition,

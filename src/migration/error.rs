@@ -27,6 +27,12 @@ pub enum MigrationError {
     AlreadyMoving { migration: MigrationId, target: CellId },
     #[error("the tenant lives in {0} already")]
     SameCell(CellId),
+    /// The tenant has left the cell that a bulk was to move it out of.
+    #[error("the tenant is not in {due} any more, but in {cell}")]
+    Elsewhere { due: CellId, cell: CellId },
+    /// The bulk that it was to be begun for has changed its mind.
+    #[error("the bulk that asked for it has changed")]
+    Superseded,
     /// What a look at both cells found, before anything was changed. Not empty.
     #[error("the tenant cannot be moved there")]
     Obstructed(Vec<Obstacle>),

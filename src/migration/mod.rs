@@ -9,10 +9,11 @@
 //!                                               ├──────► copier, access (items, log)
 //!                                               └──────► verify (cells_verify)
 //! ```
-//! [`cells_migration`] decides; [`driver`] performs. [`model`] is the durable form; [`api`] is what the edge asks.
+//! [`cells_migration`] decides; [`driver`] performs. [`bulk`] moves many tenants. [`model`] is the durable form; [`api`] is what the edge asks.
 
 mod access;
 pub mod api;
+pub mod bulk;
 mod copier;
 pub mod driver;
 pub mod error;

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 
+use super::bulk::Part;
 use super::model::{Migration, Progress};
 use crate::domain::{MigrationId, PartitionKey, Timestamp};
 use crate::store::{Cursor, Page, StoreError, Write};
@@ -14,6 +15,8 @@ pub enum Begun {
     Exists(Box<Migration>),
     /// Another one works on the tenant.
     Moving(MigrationId),
+    /// The part of the bulk that it was to be begun for is not as it was.
+    Superseded,
 }
 
 /// What a worker tells of its migration beside the protocol's own steps. By it others see that it is alive.
@@ -36,8 +39,8 @@ pub enum Order {
 
 #[async_trait]
 pub trait MigrationRecords: Send + Sync + 'static {
-    /// Begins a migration, where none works on its tenant.
-    async fn begin(&self, migration: &Migration) -> Result<Begun, StoreError>;
+    /// Begins a migration, where none works on its tenant and, of a bulk, where the part that says so is stored still.
+    async fn begin(&self, migration: &Migration, part: Option<&Part>) -> Result<Begun, StoreError>;
 
     async fn migration(&self, id: MigrationId) -> Result<Option<Migration>, StoreError>;
 

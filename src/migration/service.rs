@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::access::CellAccess;
 use super::api::{Filter, MigrationApi, TenantVerification};
+use super::bulk::Part;
 use super::error::{MigrationError, Obstacle};
 use super::guards::{GuardCount, Guards};
 use super::instruction::Instruction;
@@ -228,6 +229,66 @@ impl Migrations {
     }
 }
 
+/// Where a migration comes from.
+pub(super) struct Origin {
+    pub id: MigrationId,
+    /// Of what asks for it, so that a repeat is known; empty: it cannot be repeated.
+    pub digest: String,
+    /// The W3C trace context of the call that began it.
+    pub caller: Option<String>,
+    /// The cell that the tenant has to be in.
+    pub source: Option<CellId>,
+    /// The part of a bulk that it is begun for.
+    pub part: Option<Part>,
+}
+
+impl Migrations {
+    /// Begins a migration, or answers the one of this id that the same has begun.
+    pub(super) async fn begin(
+        &self,
+        ask: Ask,
+        origin: Origin,
+    ) -> Result<Migration, MigrationError> {
+        let Origin { id, digest, caller, source: due, part } = origin;
+        let again = |begun: Migration| match begun.digest == digest {
+            true => Ok(begun),
+            false => Err(Refused::RequestIdReused.into()),
+        };
+        if !digest.is_empty()
+            && let Some(begun) = self.records.migration(id).await?
+        {
+            return again(begun);
+        }
+        let (spec, placement, source, cells) = self.specified(&ask).await?;
+        if let Some(due) = due.filter(|due| *due != spec.source) {
+            return Err(MigrationError::Elsewhere { due, cell: spec.source });
+        }
+        self.recoverable(&spec.target).await?;
+        self.cleared(&placement, &source, &cells, true).await?;
+        let now = self.directory.now();
+        let migration = Migration {
+            record: Record::new(id.into(), placement.epoch.get()),
+            spec,
+            progress: Progress { phase_since: Some(now), ..Progress::default() },
+            findings: None,
+            parked: None,
+            trouble: None,
+            created: now,
+            updated: now,
+            digest: digest.clone(),
+            caller,
+            bulk: part.map(|part| part.bulk.to_string()),
+            beat: 0,
+        };
+        match self.records.begin(&migration, part.as_ref()).await.map_err(open)? {
+            Begun::Begun => Ok(migration),
+            Begun::Exists(begun) => again(*begun),
+            Begun::Moving(other) => Err(self.moving(other).await?),
+            Begun::Superseded => Err(MigrationError::Superseded),
+        }
+    }
+}
+
 #[async_trait]
 impl MigrationApi for Migrations {
     async fn plan(&self, ask: Ask) -> Result<Estimate, MigrationError> {
@@ -253,38 +314,7 @@ impl MigrationApi for Migrations {
             None => MigrationId::new(self.randomness.draw()),
         };
         let digest = request.map(|request| request.digest).unwrap_or_default();
-        let again = |begun: Migration| match begun.digest == digest {
-            true => Ok(begun),
-            false => Err(Refused::RequestIdReused.into()),
-        };
-        if !digest.is_empty()
-            && let Some(begun) = self.records.migration(id).await?
-        {
-            return again(begun);
-        }
-        let (spec, placement, source, cells) = self.specified(&ask).await?;
-        self.recoverable(&spec.target).await?;
-        self.cleared(&placement, &source, &cells, true).await?;
-        let now = self.directory.now();
-        let migration = Migration {
-            record: Record::new(id.into(), placement.epoch.get()),
-            spec,
-            progress: Progress { phase_since: Some(now), ..Progress::default() },
-            findings: None,
-            parked: None,
-            trouble: None,
-            created: now,
-            updated: now,
-            digest: digest.clone(),
-            caller,
-            bulk: None,
-            beat: 0,
-        };
-        match self.records.begin(&migration).await.map_err(open)? {
-            Begun::Begun => Ok(migration),
-            Begun::Exists(begun) => again(*begun),
-            Begun::Moving(other) => Err(self.moving(other).await?),
-        }
+        self.begin(ask, Origin { id, digest, caller, source: None, part: None }).await
     }
 
     async fn get(&self, id: MigrationId) -> Result<Migration, MigrationError> {

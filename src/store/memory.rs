@@ -19,6 +19,7 @@ use crate::domain::{
     Cell, CellId, Cluster, Epoch, HistoryRecord, JournalEntry, JournalId, Mapping, MigrationId,
     PartitionKey, Placement, RequestId, RequestRecord, Sequence, Timestamp,
 };
+use crate::migration::bulk::Part;
 use crate::migration::{Begun, Migration, MigrationRecords, Order, Told};
 
 /// Placements and journal in memory.
@@ -245,7 +246,11 @@ impl Journal for MemoryStore {
 
 #[async_trait]
 impl MigrationRecords for MemoryStore {
-    async fn begin(&self, migration: &Migration) -> Result<Begun, StoreError> {
+    async fn begin(
+        &self,
+        migration: &Migration,
+        _part: Option<&Part>,
+    ) -> Result<Begun, StoreError> {
         let mut state = self.state.lock();
         if let Some(existing) = state.migrations.get(&migration.id()) {
             return Ok(Begun::Exists(Box::new(existing.clone())));

@@ -20,7 +20,7 @@ use crate::streams_proxy::StreamsProxy;
 const SOON: Duration = Duration::from_secs(60);
 
 /// Budgets are wide: what is tested is what is answered on a busy machine, not when. moto takes its time.
-const FLAGS: [&str; 9] = [
+pub const FLAGS: [&str; 9] = [
     "--read-timeout=20s",
     "--lookup-budget=50s",
     "--commit-timeout=20s",

@@ -12,7 +12,8 @@ use cell_directory::config::Config;
 use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
 use cell_directory::domain::MigrationId;
 use cell_directory::domain::{
-    Cell, CellId, CellState, Endpoint, Labels, PartitionKey, Placement, Region, Sequence, Weight,
+    Cell, CellId, CellState, Endpoint, Labels, MigrationId, PartitionKey, Placement, Region,
+    Sequence, Weight,
 };
 use cell_directory::grpc::{BoundServer, Services};
 use cell_directory::migration::Migration;
@@ -77,7 +78,7 @@ impl Server {
         for number in 0..MIGRATIONS {
             migrations.change(number, |one| one.record.phase = numbered_phase(number));
         }
-        let services = Services { items: None, migrations: Some(migrations.clone()) };
+        let services = Services { items: None, migrations: Some(migrations.clone()), bulks: None };
         let serving = server.serve(directory.clone(), cells, services, settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         directory.ready(&stop).await;

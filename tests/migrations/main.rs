@@ -29,6 +29,7 @@ mod world;
 
 mod arena;
 mod crash;
+mod drain;
 mod ledger;
 mod load;
 mod movement;

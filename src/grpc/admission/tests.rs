@@ -88,6 +88,15 @@ fn every_method_has_the_class_that_is_documented() {
         ("/cells.v1.MigrationService/WatchMigration", Some(Class::Low)),
         ("/cells.v1.MigrationService/VerifyTenant", Some(Class::Low)),
         ("/cells.v1.MigrationService/GetGuardCoverage", Some(Class::Low)),
+        ("/cells.v1.MigrationService/PlanDrain", Some(Class::Low)),
+        ("/cells.v1.MigrationService/PlanRebalance", Some(Class::Low)),
+        ("/cells.v1.MigrationService/GetBulk", Some(Class::Low)),
+        ("/cells.v1.MigrationService/ListBulks", Some(Class::Low)),
+        ("/cells.v1.MigrationService/StartDrain", Some(Class::Normal)),
+        ("/cells.v1.MigrationService/StartRebalance", Some(Class::Normal)),
+        ("/cells.v1.MigrationService/PauseBulk", Some(Class::Normal)),
+        ("/cells.v1.MigrationService/ResumeBulk", Some(Class::Normal)),
+        ("/cells.v1.MigrationService/CancelBulk", Some(Class::Normal)),
         ("/cells.v1.MigrationService/StartMigration", Some(Class::Normal)),
         ("/cells.v1.MigrationService/PauseMigration", Some(Class::Normal)),
         ("/cells.v1.MigrationService/ResumeMigration", Some(Class::Normal)),
@@ -107,7 +116,7 @@ fn every_method_has_the_class_that_is_documented() {
     // A method that is added gets its class on purpose.
     assert_eq!(
         crate::grpc::methods().len(),
-        2 + 10 + 16 + 6 + 1 + 7 + 12,
+        2 + 10 + 16 + 6 + 1 + 7 + 12 + 9,
         "decide on the class of what is new"
     );
 }

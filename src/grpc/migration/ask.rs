@@ -20,26 +20,36 @@ const PAUSE_BUDGET: RangeInclusive<Duration> = Duration::from_millis(50)..=Durat
 const MAX_RATE: u32 = 1_000_000;
 
 pub fn ask(request: v1::StartMigrationRequest) -> Result<Ask, Fault> {
-    let verification = match v1::MigrationVerification::try_from(request.verification) {
-        Ok(v1::MigrationVerification::Unspecified | v1::MigrationVerification::LogDrain) => {
-            Verification::LogDrain
-        }
-        Ok(v1::MigrationVerification::Strict) => Verification::Strict,
-        Err(_) => return Err(parse::unknown("verification", request.verification)),
-    };
+    let verification = verification("verification", request.verification)?;
     Ok(Ask {
         tenant: parse::partition_key("partition_key", request.partition_key)?,
         target: target(request.target)?,
         verification,
-        soak: parse::duration("soak_duration", request.soak_duration, SOAK, "0s to 30 days")?,
-        pause_budget: parse::duration(
-            "pause_budget",
-            request.pause_budget,
-            PAUSE_BUDGET,
-            "50ms to 60s",
-        )?,
+        soak: soak("soak_duration", request.soak_duration)?,
+        pause_budget: pause_budget("pause_budget", request.pause_budget)?,
         rate_limit: rate(request.rate_limit_units)?,
     })
+}
+
+pub fn verification(field: &str, value: i32) -> Result<Verification, Fault> {
+    match v1::MigrationVerification::try_from(value) {
+        Ok(v1::MigrationVerification::Unspecified | v1::MigrationVerification::LogDrain) => {
+            Ok(Verification::LogDrain)
+        }
+        Ok(v1::MigrationVerification::Strict) => Ok(Verification::Strict),
+        Err(_) => Err(parse::unknown(field, value)),
+    }
+}
+
+pub fn soak(field: &str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Fault> {
+    parse::duration(field, value, SOAK, "0s to 30 days")
+}
+
+pub fn pause_budget(
+    field: &str,
+    value: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Fault> {
+    parse::duration(field, value, PAUSE_BUDGET, "50ms to 60s")
 }
 
 fn target(target: Option<Target>) -> Result<TargetCell, Fault> {

@@ -1,6 +1,7 @@
-//! The service on migrations that stand still. `requests`: what is taken and refused. `errors`: how the engine's errors are told.
+//! The service on migrations that stand still. `bulks`: drains and rebalances. `requests`: what is taken and refused. `errors`: how the engine's errors are told.
 //! `messages`: how a migration is told. `watching`: how a stream goes on and ends. `wire`: over a socket.
 
+mod bulks;
 mod errors;
 mod messages;
 mod requests;

@@ -27,6 +27,10 @@ impl From<MigrationError> for Fault {
             MigrationError::SameCell(cell) => {
                 say(Reason::SameCell, "name another cell, or set choose").with("cell_id", cell)
             }
+            // Of bulks alone, which never let them out.
+            MigrationError::Elsewhere { .. } | MigrationError::Superseded => {
+                say(Reason::Contended, "try again")
+            }
             MigrationError::Obstructed(obstacles) => obstructed(&message, &obstacles),
             MigrationError::NotNow { instruction, migration, phase, .. } => {
                 say(Reason::InstructionNotAllowed, instead(instruction))

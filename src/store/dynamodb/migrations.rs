@@ -18,6 +18,7 @@ use super::schema::control::{
 };
 use super::schema::{ControlKey, LISTED_PK, MOVING_PK, TTL};
 use crate::domain::{MigrationId, PartitionKey, Sequence, Timestamp};
+use crate::migration::bulk::Part;
 use crate::migration::{Begun, Findings, Migration, MigrationRecords, Order, Told};
 use crate::store::{Cursor, Page, StoreError, Write};
 
@@ -44,7 +45,7 @@ const NAMES: [(&str, &str); 14] = [
 
 #[async_trait]
 impl MigrationRecords for DynamoDbStore {
-    async fn begin(&self, migration: &Migration) -> Result<Begun, StoreError> {
+    async fn begin(&self, migration: &Migration, part: Option<&Part>) -> Result<Begun, StoreError> {
         let (id, tenant) = (migration.id(), migration.spec.tenant.clone());
         let forget = number(seconds_rounded_up(migration.created.plus(KEPT)));
         let mut record = migration_item(migration)?;
@@ -60,14 +61,22 @@ impl MigrationRecords for DynamoDbStore {
             let put_item = Put::builder().table_name(table).set_item(Some(item));
             put(put_item.condition_expression(new.clone()).build())
         };
-        let items = vec![put_new(record)?, put_new(moving)?, put_new(listed)?];
+        let mut items = vec![put_new(record)?, put_new(moving)?, put_new(listed)?];
+        let at_part = items.len();
+        if let Some(part) = part {
+            items.push(self.check_part(part)?);
+        }
         let Some(failed) = self.all_or_nothing(items).await? else { return Ok(Begun::Begun) };
         if let Some(existing) = self.migration(id).await? {
             return Ok(Begun::Exists(Box::new(existing)));
         }
         tracing::debug!(failed, "a migration was not begun");
-        // Over in between: nothing was begun, and to try again is right.
-        self.moving_tenant(&tenant).await?.map(Begun::Moving).ok_or(StoreError::Throttled)
+        match self.moving_tenant(&tenant).await? {
+            Some(other) => Ok(Begun::Moving(other)),
+            None if failed == at_part => Ok(Begun::Superseded),
+            // Over in between: nothing was begun, and to try again is right.
+            None => Err(StoreError::Throttled),
+        }
     }
 
     async fn migration(&self, id: MigrationId) -> Result<Option<Migration>, StoreError> {

@@ -6,6 +6,7 @@
 //! of the SDK leaves ([`error`]); no key and no item enters a log or a span ([`call`]).
 
 mod attributes;
+mod bulks;
 mod call;
 mod cells;
 pub mod client;

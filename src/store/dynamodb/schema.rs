@@ -6,6 +6,7 @@
 
 use crate::cells::{OperationId, TableSetId};
 use crate::domain::{CellId, Epoch, Invalid, MigrationId, PartitionKey, RequestId, Sequence};
+use crate::migration::bulk::BulkId;
 
 /// The index of `CellMappings` by cell. Vacated keys have no `CellId` and so are not in it.
 pub const CELL_ID_INDEX: &str = "CellIdIndex";
@@ -156,6 +157,10 @@ pub const BUCKET: u64 = 1000;
 /// | migration | `MIGRATION#<migration id>` | `MIGRATION` | `Leg`, `Phase`, `WorkerEpoch` N, `Epoch` N, `Cursor` B, `Wish`, `Spec` (JSON), `Progress` (JSON), … |
 /// | tenant that moves | `MIGRATIONS` | `TENANT#<partition key>` | `Migration` |
 /// | migration in the order of their times | `MIGRATIONLOG` | `<created, milliseconds, 20 digits>#<migration id>` | `Tenant`, `Source`, `Target` |
+/// | bulk | `BULK#<bulk id>` | `BULK` | `Record` (JSON of its header), `Revision` N, `Spec` (JSON), `Progress` (JSON), `WorkerEpoch` N, `Beat` N, … |
+/// | tenants of a bulk | `BULK#<bulk id>` | `CHUNK#<generation, 16 hex digits>#<number, 12 digits>` | `Record` (JSON), `Revision` N |
+/// | bulk at work | `BULKS` | `DRAIN#<cell id>`, `REBALANCE` | `Bulk` |
+/// | bulk in the order of their times | `BULKLOG` | `<created, milliseconds, 20 digits>#<bulk id>` | |
 /// | recovery drill | `DRILLS#<cell id>` | `DRILL#<operation id>` | `Record` (the operation's), `TTL` N |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlKey {
@@ -177,6 +182,12 @@ pub enum ControlKey {
     Migration(MigrationId),
     Moving(PartitionKey),
     Listed(u64, MigrationId),
+    Bulk(BulkId),
+    /// Its generation and number.
+    BulkChunk(BulkId, u64, u64),
+    ActiveDrain(CellId),
+    ActiveRebalance,
+    BulkListed(u64, BulkId),
 }
 
 /// The partitions of the newest versions, and of all operations.
@@ -194,6 +205,19 @@ pub fn drills_pk(cell: &CellId) -> String {
 /// The partitions of the tenants that move now, and of all migrations in the order of their times.
 pub const MOVING_PK: &str = "MIGRATIONS";
 pub const LISTED_PK: &str = "MIGRATIONLOG";
+
+/// The partitions of the bulks that are at work, and of all bulks in the order of their times.
+pub const BULKS_PK: &str = "BULKS";
+pub const BULK_LOG_PK: &str = "BULKLOG";
+
+/// The partition of a bulk, and what the sort keys of its chunks begin with.
+pub fn bulk_pk(id: BulkId) -> String {
+    format!("BULK#{id}")
+}
+
+pub fn chunks_prefix(generation: u64) -> String {
+    format!("CHUNK#{generation:016x}#")
+}
 
 /// The partition of all loads.
 pub const LOADS_PK: &str = "LOAD";
@@ -229,6 +253,9 @@ impl ControlKey {
             ControlKey::Migration(id) => format!("MIGRATION#{id}"),
             ControlKey::Moving(_) => MOVING_PK.into(),
             ControlKey::Listed(..) => LISTED_PK.into(),
+            ControlKey::Bulk(id) | ControlKey::BulkChunk(id, ..) => bulk_pk(*id),
+            ControlKey::ActiveDrain(_) | ControlKey::ActiveRebalance => BULKS_PK.into(),
+            ControlKey::BulkListed(..) => BULK_LOG_PK.into(),
         }
     }
 
@@ -251,6 +278,13 @@ impl ControlKey {
             ControlKey::Migration(_) => "MIGRATION".into(),
             ControlKey::Moving(tenant) => format!("TENANT#{tenant}"),
             ControlKey::Listed(at, id) => format!("{at:020}#{id}"),
+            ControlKey::Bulk(_) => "BULK".into(),
+            ControlKey::BulkChunk(_, generation, number) => {
+                format!("{}{number:012}", chunks_prefix(*generation))
+            }
+            ControlKey::ActiveDrain(cell) => format!("DRAIN#{cell}"),
+            ControlKey::ActiveRebalance => "REBALANCE".into(),
+            ControlKey::BulkListed(at, id) => format!("{at:020}#{id}"),
         }
     }
 
@@ -262,6 +296,7 @@ impl ControlKey {
                 ("JOURNAL", "TRIMMED") => ControlKey::Trimmed,
                 ("CLUSTER", "SETTINGS") => ControlKey::Cluster,
                 (LOADS_PK, "TURN") => ControlKey::LoadTurn,
+                (BULKS_PK, "REBALANCE") => ControlKey::ActiveRebalance,
                 _ => return None,
             },
             (None, Some(("CELL", id))) if pk == CELLS_PK => ControlKey::Cell(CellId::new(id).ok()?),
@@ -281,6 +316,16 @@ impl ControlKey {
             }
             (None, Some((at, id))) if pk == LISTED_PK => {
                 ControlKey::Listed(at.parse().ok()?, MigrationId::parse(id).ok()?)
+            }
+            (Some(("BULK", id)), None) => ControlKey::Bulk(BulkId::parse(id).ok()?),
+            (Some(("BULK", id)), Some(("CHUNK", chunk))) => {
+                let (generation, number) = chunk.split_once('#')?;
+                let generation = u64::from_str_radix(generation, 16).ok()?;
+                ControlKey::BulkChunk(BulkId::parse(id).ok()?, generation, number.parse().ok()?)
+            }
+            (None, Some(("DRAIN", cell))) => ControlKey::ActiveDrain(CellId::new(cell).ok()?),
+            (None, Some((at, id))) if pk == BULK_LOG_PK => {
+                ControlKey::BulkListed(at.parse().ok()?, BulkId::parse(id).ok()?)
             }
             (None, Some(("COUNT", id))) => ControlKey::Count(CellId::new(id).ok()?),
             (Some(("JOURNAL", _)), None) => ControlKey::Entry(Sequence::new(sk.parse().ok()?)),

@@ -18,6 +18,7 @@ use crate::domain::{
     LeaseDuration, MigrationId, Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId,
     RequestRecord, Sequence, StoredOutcome, Timestamp, Weight, WriteMode,
 };
+use crate::migration::bulk::BulkId;
 
 pub fn key() -> impl Strategy<Value = PartitionKey> {
     // Separators of our own keys among them.
@@ -201,6 +202,10 @@ pub fn request() -> impl Strategy<Value = RequestRecord> {
     )
 }
 
+fn bulk_id() -> impl Strategy<Value = BulkId> {
+    any::<u128>().prop_map(BulkId::new)
+}
+
 pub fn control_key() -> impl Strategy<Value = ControlKey> {
     prop_oneof![
         Just(ControlKey::Head),
@@ -218,6 +223,12 @@ pub fn control_key() -> impl Strategy<Value = ControlKey> {
         migration_id().prop_map(ControlKey::Migration),
         key().prop_map(ControlKey::Moving),
         (any::<u64>(), migration_id()).prop_map(|(at, id)| ControlKey::Listed(at, id)),
+        bulk_id().prop_map(ControlKey::Bulk),
+        (bulk_id(), any::<u64>(), any::<u64>())
+            .prop_map(|(id, generation, number)| ControlKey::BulkChunk(id, generation, number)),
+        cell_id().prop_map(ControlKey::ActiveDrain),
+        Just(ControlKey::ActiveRebalance),
+        (any::<u64>(), bulk_id()).prop_map(|(at, id)| ControlKey::BulkListed(at, id)),
         Just(ControlKey::LoadTurn),
         "[a-z0-9-]{1,64}".prop_map(|id| ControlKey::Operation(OperationId::new(id).unwrap())),
         (cell_id(), "[a-z0-9-]{1,64}")

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::plan::Move;
-pub use next::{MAX_STEPS, Observed, Step};
+pub use next::{MAX_STEPS, Observed, Start, Step};
 pub use stored::{Changes, Chunk, ITEMS_PER_CHUNK, LoadError};
 pub use summary::{Count, Summary};
 

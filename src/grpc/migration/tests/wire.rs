@@ -42,7 +42,7 @@ impl Server {
         let endpoint = format!("http://{}", server.address());
         let stop = CancellationToken::new();
         let settings = app::server_settings(&config, &telemetry).unwrap();
-        let services = Services { items: None, migrations };
+        let services = Services { items: None, migrations, bulks: None };
         let cells = Registrar::without_cloud(directory.clone());
         let serving = server.serve(directory.clone(), cells, services, settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
