@@ -28,11 +28,7 @@ const DONE: (Phase, Leg) = (Phase::Done, Leg::Forward);
 const BACK: (Phase, Leg) = (Phase::Done, Leg::Back);
 const ABORTED: (Phase, Leg) = (Phase::Aborted, Leg::Forward);
 
-const fn course(
-    name: &'static str,
-    asked: run::Asked,
-    ends: &'static [(Phase, Leg)],
-) -> Course {
+const fn course(name: &'static str, asked: run::Asked, ends: &'static [(Phase, Leg)]) -> Course {
     Course { name, asked, strict: false, ends }
 }
 
@@ -68,7 +64,8 @@ struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let faults: Vec<_> = self.faults.iter().map(|(at, fault)| format!("{at}={fault:?}")).collect();
+        let faults: Vec<_> =
+            self.faults.iter().map(|(at, fault)| format!("{at}={fault:?}")).collect();
         write!(f, "{}/{}/{}", self.course.name, self.seed, faults.join(","))
     }
 }

@@ -162,7 +162,8 @@ pub async fn run(
         match work(&run, migration, seed + workers as u64).await {
             None | Some(Left::Ended) => {}
             Some(left) => {
-                let migration = records.migration(MigrationId::new(MIGRATION)).await.unwrap().unwrap();
+                let migration =
+                    records.migration(MigrationId::new(MIGRATION)).await.unwrap().unwrap();
                 panic!("a worker left: {left:?}, {migration:#?}");
             }
         }
@@ -243,7 +244,8 @@ async fn check(
         assert_eq!(now.logs, Vec::new(), "records of the log were left behind");
         assert_eq!(now.others, before.others, "somebody else's items were changed");
     }
-    let guards = |cell: usize| now[cell].guards.iter().map(|guard| guard["GuardState"]["S"].clone());
+    let guards =
+        |cell: usize| now[cell].guards.iter().map(|guard| guard["GuardState"]["S"].clone());
     assert_eq!(guards(live).collect::<Vec<_>>(), ["OPEN"], "{:?}", now[live].guards);
     let marker: &[&str] = if moved { &["MOVED"] } else { &[] };
     assert_eq!(guards(1 - live).collect::<Vec<_>>(), marker, "{:?}", now[1 - live].guards);

@@ -69,8 +69,7 @@ pub fn store(wire: &Wire) -> Arc<DynamoDbStore> {
 /// A replica that knows the cells. What it does by itself it does at once, and then no more.
 pub async fn directory(wire: &Wire, seed: u64) -> (Directory, Tasks) {
     let never = Duration::from_secs(24 * 3600);
-    let pauses =
-        Pauses { shortest: Duration::from_millis(2), longest: Duration::from_millis(20) };
+    let pauses = Pauses { shortest: Duration::from_millis(2), longest: Duration::from_millis(20) };
     let settings = Settings {
         stack: StackSettings {
             load_patience: Duration::from_millis(50),

@@ -295,4 +295,3 @@ fn as_json(value: &AttributeValue) -> Value {
         other => panic!("{other:?}"),
     }
 }
-
