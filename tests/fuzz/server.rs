@@ -10,7 +10,6 @@ use cell_directory::app;
 use cell_directory::cells::Registrar;
 use cell_directory::config::Config;
 use cell_directory::directory::{Directory, Mutation, NewCell, Placing};
-use cell_directory::domain::MigrationId;
 use cell_directory::domain::{
     Cell, CellId, CellState, Endpoint, Labels, MigrationId, PartitionKey, Placement, Region,
     Sequence, Weight,

@@ -138,7 +138,7 @@ pub async fn prepare(file: &Path) {
         directory.pin(placing, Mutation::default()).await.unwrap();
         write_items(&database, tenant, cell);
     }
-    assert_eq!(store(&wire).begin(&migration(Verification::LogDrain)).await.unwrap(), {
+    assert_eq!(store(&wire).begin(&migration(Verification::LogDrain), None).await.unwrap(), {
         cell_directory::migration::Begun::Begun
     });
     database.vacuum_into(file.to_str().unwrap()).unwrap();
