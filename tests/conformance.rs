@@ -49,6 +49,10 @@ macro_rules! for_every_case {
             conformance::a_journal_is_renamed_at_its_head_only,
             conformance::the_clusters_settings_are_read_as_they_were_written,
             conformance::a_scan_finds_every_placement_once,
+            conformance::a_migration_is_read_as_it_was_begun_and_its_tenant_moves_once,
+            conformance::a_phases_time_is_that_of_the_write_that_began_it,
+            conformance::only_the_worker_that_holds_a_migration_tells_of_it,
+            conformance::what_operators_ask_stands_beside_what_workers_write,
         );
     };
 }
@@ -60,6 +64,7 @@ mod memory {
     use cell_directory::domain::{
         CellId, Epoch, PartitionKey, Placement, PlacementEvent, Sequence, Timestamp, WriteMode,
     };
+    use cell_directory::migration::MigrationRecords;
     use cell_directory::store::Store;
     use cell_directory::store::memory::MemoryStore;
 
@@ -72,6 +77,10 @@ mod memory {
         async fn fresh(&self, head: Sequence) -> Fixture {
             let store = Arc::new(MemoryStore::starting_at(head));
             Fixture { store: Store::of(store.clone()), outsider: Box::new(Router(store)) }
+        }
+
+        async fn fresh_records(&self) -> Arc<dyn MigrationRecords> {
+            Arc::new(MemoryStore::new())
         }
     }
 

@@ -264,7 +264,6 @@ impl Driver {
         if !phase.ended() {
             tale.trouble = None;
         }
-        tale.progress.phase_since = Some(self.shared().directory.now());
         match phase {
             Phase::Fenced => {
                 self.fenced = Some(Instant::now());

@@ -82,8 +82,6 @@ pub struct Progress {
     pub fences: u32,
     /// Write capacity that the copy consumed, in units, rounded up.
     pub write_units: u64,
-    /// When the present phase began, as the worker's clock said.
-    pub phase_since: Option<Timestamp>,
 }
 
 /// What a comparison of both cells found.
@@ -120,6 +118,8 @@ pub struct Migration {
     pub trouble: Option<String>,
     pub created: Timestamp,
     pub updated: Timestamp,
+    /// When the present phase began, as the clock of its worker said.
+    pub phase_since: Timestamp,
     /// Digest of the request that began it; empty where it had no id.
     pub digest: String,
     /// The W3C trace context of the call that began it.

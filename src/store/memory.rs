@@ -235,7 +235,7 @@ impl Journal for MemoryStore {
             return Ok(CommitOutcome::Refused(refusals));
         }
         for write in &commit.writes {
-            state.apply(write, commit.entry.sequence);
+            state.apply(write, commit.entry.sequence, commit.entry.written);
         }
         state.head = commit.entry.sequence;
         let entry = commit.entry.clone();
@@ -302,7 +302,7 @@ impl MigrationRecords for MemoryStore {
             return Ok(false);
         }
         let head = state.head;
-        writes.iter().for_each(|write| state.apply(write, head));
+        writes.iter().for_each(|write| state.apply(write, head, now));
         Ok(true)
     }
 
@@ -434,7 +434,7 @@ impl State {
         (!met).then_some(Found::Mapping(present))
     }
 
-    fn apply(&mut self, write: &Write, sequence: Sequence) {
+    fn apply(&mut self, write: &Write, sequence: Sequence, now: Timestamp) {
         match write.clone() {
             Write::Place { placement, .. } => {
                 let key = placement.key.clone();
@@ -469,7 +469,10 @@ impl State {
             Write::Guard(guard) => self.change_guard(guard),
             Write::PutMigration { record, findings, .. } => {
                 if let Some(kept) = self.migrations.get_mut(&record.id.into()) {
-                    let Record { wish, paused, .. } = kept.record;
+                    let Record { wish, paused, phase, .. } = kept.record;
+                    if record.phase != phase {
+                        kept.phase_since = now;
+                    }
                     kept.record = Record { wish, paused, ..record };
                     kept.findings = findings;
                 }

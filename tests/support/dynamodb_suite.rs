@@ -12,6 +12,7 @@ use aws_sdk_dynamodb::types::{
     ScalarAttributeType,
 };
 use cell_directory::domain::{CellId, Mapping, PartitionKey, Placement, Sequence, Timestamp};
+use cell_directory::migration::MigrationRecords;
 use cell_directory::store::dynamodb::{
     DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, connect, tables,
 };
@@ -76,6 +77,7 @@ pub struct Stage {
     client: Client,
     names: TableNames,
     store: Store,
+    records: Arc<DynamoDbStore>,
 }
 
 type Item = HashMap<String, AttributeValue>;
@@ -98,9 +100,9 @@ impl Stage {
             commit_timeout: Duration::from_secs(20),
             ttl_grace: Duration::from_secs(100),
         };
-        let store = DynamoDbStore::new(client.clone(), names.clone(), settings);
-        let store = Store::of(Arc::new(store));
-        Self { client, names, store }
+        let records = Arc::new(DynamoDbStore::new(client.clone(), names.clone(), settings));
+        let store = Store::of(records.clone());
+        Self { client, names, store, records }
     }
 
     async fn put(&self, table: &str, item: Item) {
@@ -139,6 +141,10 @@ impl Engine for Tables {
             item([("PK", text("JOURNAL")), ("SK", text("HEAD")), ("Sequence", number(head))]);
         stage.put(stage.names.control(), start).await;
         Fixture { store: stage.store.clone(), outsider: Box::new(stage) }
+    }
+
+    async fn fresh_records(&self) -> Arc<dyn MigrationRecords> {
+        self.stage().await.records
     }
 }
 

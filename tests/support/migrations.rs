@@ -57,6 +57,7 @@ pub fn migration(number: u128) -> Migration {
         trouble: None,
         created: at,
         updated: at,
+        phase_since: at,
         digest: String::new(),
         caller: None,
         bulk: None,

@@ -38,7 +38,7 @@ pub fn migration(migration: &Migration, now: Timestamp) -> v1::Migration {
         worker: record.worker,
         create_time: Some(timestamp(migration.created)),
         update_time: Some(timestamp(migration.updated)),
-        state_time: migration.progress.phase_since.map(timestamp),
+        state_time: Some(timestamp(migration.phase_since)),
         end_time: record.phase.ended().then(|| timestamp(migration.updated)),
     }
 }

@@ -14,7 +14,8 @@ use super::commit::{incomplete, put, update};
 use super::records::key;
 use super::schema::control::{
     BEAT, BULK, CALLER, CREATED_AT, CURSOR, DIGEST, EPOCH, FINDINGS, LAST_UPDATED, LEG, MIGRATION,
-    PARKED, PAUSED, PHASE, PK, PROGRESS, SK, SPEC, STREAM, TROUBLE, WISH, WORKER_EPOCH,
+    PARKED, PAUSED, PHASE, PHASE_SINCE, PK, PROGRESS, SK, SPEC, STREAM, TROUBLE, WISH,
+    WORKER_EPOCH,
 };
 use super::schema::{ControlKey, LISTED_PK, MOVING_PK, TTL};
 use crate::domain::{MigrationId, PartitionKey, Sequence, Timestamp};
@@ -26,10 +27,11 @@ use crate::store::{Cursor, Page, StoreError, Write};
 const KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// The names of attributes that may be reserved words, for whatever expression wants them.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 15] = [
     ("#stream", STREAM),
     ("#leg", LEG),
     ("#phase", PHASE),
+    ("#since", PHASE_SINCE),
     ("#worker", WORKER_EPOCH),
     ("#epoch", EPOCH),
     ("#cursor", CURSOR),
@@ -222,6 +224,9 @@ impl DynamoDbStore {
         changes.set_or_remove("#stream", stream);
         changes.set_or_remove("#findings", findings.map(json).transpose()?);
         changes.set("#updated", text(now.to_string()));
+        if record.phase != check.phase {
+            changes.set("#since", text(now.to_string()));
+        }
         changes.condition = vec!["#leg = :is_leg", "#phase = :is_phase", "#worker = :is_worker"];
         changes.values.push((":is_leg".to_owned(), text(leg_name(check.leg))));
         changes.values.push((":is_phase".to_owned(), text(check.phase.name())));
@@ -318,6 +323,7 @@ fn migration_item(migration: &Migration) -> Result<Item, StoreError> {
     set(PAUSED, AttributeValue::Bool(migration.record.paused));
     set(CREATED_AT, text(migration.created.to_string()));
     set(LAST_UPDATED, text(migration.updated.to_string()));
+    set(PHASE_SINCE, text(migration.phase_since.to_string()));
     set(DIGEST, text(&migration.digest));
     set(BEAT, number(migration.beat));
     if let Some(wish) = migration.record.wish {
@@ -376,6 +382,7 @@ fn read_migration(table: &str, id: MigrationId, item: &Item) -> Result<Migration
         trouble: owned(TROUBLE)?,
         created: reader.parsed(CREATED_AT, Timestamp::parse)?,
         updated: reader.parsed(LAST_UPDATED, Timestamp::parse)?,
+        phase_since: reader.parsed(PHASE_SINCE, Timestamp::parse)?,
         digest: reader.text(DIGEST)?.to_owned(),
         caller: owned(CALLER)?,
         bulk: owned(BULK)?,

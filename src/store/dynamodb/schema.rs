@@ -75,6 +75,7 @@ pub mod control {
     // Migrations.
     pub const LEG: &str = "Leg";
     pub const PHASE: &str = "Phase";
+    pub const PHASE_SINCE: &str = "PhaseSince";
     pub const EPOCH: &str = "Epoch";
     pub const CURSOR: &str = "Cursor";
     pub const STREAM: &str = "Stream";
@@ -154,7 +155,7 @@ pub const BUCKET: u64 = 1000;
 /// | load of a cell | `LOAD` | `CELL#<cell id>` | `Record` (JSON), `MeasuredAt` N, `TTL` N |
 /// | turn to measure loads | `LOAD` | `TURN` | `Turn` N |
 /// | operation | `OPERATION` | `OPERATION#<operation id>` | `Record` (JSON), `WorkerEpoch` N, `Beat` N, `TTL` N |
-/// | migration | `MIGRATION#<migration id>` | `MIGRATION` | `Leg`, `Phase`, `WorkerEpoch` N, `Epoch` N, `Cursor` B, `Wish`, `Spec` (JSON), `Progress` (JSON), … |
+/// | migration | `MIGRATION#<migration id>` | `MIGRATION` | `Leg`, `Phase`, `WorkerEpoch` N, `PhaseSince`, `Epoch` N, `Cursor` B, `Wish`, `Spec` (JSON), `Progress` (JSON), … |
 /// | tenant that moves | `MIGRATIONS` | `TENANT#<partition key>` | `Migration` |
 /// | migration in the order of their times | `MIGRATIONLOG` | `<created, milliseconds, 20 digits>#<migration id>` | `Tenant`, `Source`, `Target` |
 /// | bulk | `BULK#<bulk id>` | `BULK` | `Record` (JSON of its header), `Revision` N, `Spec` (JSON), `Progress` (JSON), `WorkerEpoch` N, `Beat` N, … |

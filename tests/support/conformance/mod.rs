@@ -3,9 +3,11 @@
 //! Each case takes a fresh, empty store from an [`Engine`]. `for_every_case!` in `tests/conformance.rs` lists them once for all engines.
 
 mod journal;
+mod migrations;
 mod placements;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,9 +17,11 @@ use cell_directory::domain::{
     Nonce, PartitionKey, Placement, PlacementEvent, Region, RequestId, RequestRecord, Sequence,
     StoredOutcome, Timestamp, Weight, WriteMode,
 };
+use cell_directory::migration::MigrationRecords;
 use cell_directory::store::{Commit, CommitOutcome, Expected, Found, Page, Refusal, Store, Write};
 
 pub use journal::*;
+pub use migrations::*;
 pub use placements::*;
 
 /// Something that has stores.
@@ -25,6 +29,9 @@ pub use placements::*;
 pub trait Engine: Send + Sync {
     /// An empty store, whose journal's head is at `head`.
     async fn fresh(&self, head: Sequence) -> Fixture;
+
+    /// What an empty store keeps of migrations.
+    async fn fresh_records(&self) -> Arc<dyn MigrationRecords>;
 }
 
 /// A store, and what no store can do by itself.

@@ -96,7 +96,6 @@ fn all_that_is_known_is_told() {
             total_pause: Duration::from_millis(130),
             fences: 2,
             write_units: 1001,
-            phase_since: Some(at(0)),
         };
         one.findings = Some(Findings {
             source_items: 20,
