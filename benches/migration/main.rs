@@ -7,6 +7,7 @@
 //!
 //! Options: `--rounds N` (default 5 moves of each kind), `--items N` (default 20,000). Both sides take turns.
 
+// Of what the tests share, a benchmark uses a part.
 #[path = "../../tests/support/celld.rs"]
 #[allow(dead_code)]
 mod celld;
@@ -39,6 +40,10 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use cell_directory::proto::v1;
 use scene::{Item, Scene, partition, text};
+
+/// As in `celld`; the baseline has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What to measure, and how long.
 pub struct Options {
