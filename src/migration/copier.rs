@@ -12,7 +12,7 @@ use cells_migration::{Cursor, GuardCheck, Side};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::access::{Applied, CellAccess, Change, MAX_BYTES, MAX_CHANGES};
+use super::access::{Applied, CellAccess, Change, MAX_BYTES, MAX_CHANGES, MAX_REMOVED};
 use super::model::Spec;
 use super::steps::Cells;
 use crate::cells::data::item_bytes;
@@ -179,9 +179,12 @@ impl Copier<'_> {
         cell: &CellAccess,
         logs: Vec<(u8, Vec<LogRecord>)>,
     ) -> Result<(), StoreError> {
-        let removals = logs.into_iter().map(|(shard, records)| async move {
+        let parts = logs.iter().flat_map(|(shard, records)| {
+            records.chunks(MAX_REMOVED).map(|part| (*shard, part.to_vec()))
+        });
+        let removals = parts.collect::<Vec<_>>().into_iter().map(|(shard, part)| async move {
             for attempt in 1.. {
-                match cell.remove_log(self.migration, shard, &records).await {
+                match cell.remove_log(self.migration, shard, &part).await {
                     Err(error) if passing(&error) && attempt < ATTEMPTS => rest(attempt).await,
                     // To remove a record twice, or late, does no harm: there is never another of its name.
                     Err(error) if error.ambiguous() => return Err(StoreError::Throttled),

@@ -52,16 +52,7 @@ impl Scene {
     pub async fn with_flags(engine: Engine, more: &[&'static str]) -> Self {
         let flags: Vec<_> = FLAGS.iter().chain(more).copied().collect();
         let mut world = World::with_flags(engine, &CELLS, &flags).await;
-        let cluster = v1::Cluster {
-            lease_duration: Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }),
-            ..Default::default()
-        };
-        let request = v1::UpdateClusterRequest {
-            cluster: Some(cluster),
-            update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
-            ..Default::default()
-        };
-        world.admin.update_cluster(request).await.unwrap();
+        shorten_leases(&mut world).await;
         let carts = v1::TableSpec { sort_key: None, indexes: vec![], ..table("Carts") };
         let mut journeys = table("Journeys");
         journeys.tenant_key_templates.push("TRAVELLER#{partition_key}".to_owned());
@@ -75,6 +66,11 @@ impl Scene {
         let (moves, directory) =
             (MigrationServiceClient::new(channel.clone()), CellDirectoryClient::new(channel));
         Self { world, moves, directory, tables }
+    }
+
+    /// Makes leases as short as they are.
+    pub async fn shorten_leases(&mut self) {
+        shorten_leases(&mut self.world).await;
     }
 
     pub async fn pin(&mut self, tenant: &str, cell: &str) {
@@ -156,6 +152,19 @@ impl Scene {
         let migration_id = id.to_owned();
         self.moves.reverse_migration(v1::ReverseMigrationRequest { migration_id }).await.unwrap();
     }
+}
+
+async fn shorten_leases(world: &mut World) {
+    let cluster = v1::Cluster {
+        lease_duration: Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }),
+        ..Default::default()
+    };
+    let request = v1::UpdateClusterRequest {
+        cluster: Some(cluster),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
+        ..Default::default()
+    };
+    world.admin.update_cluster(request).await.unwrap();
 }
 
 pub fn request(tenant: &str, to: &str) -> v1::StartMigrationRequest {
