@@ -239,13 +239,13 @@ impl CellAccess {
         .build())
     }
 
-    /// Some records of one shard of a migration's log, read consistently.
+    /// Some records of one shard of a migration's log, read consistently, and whether there are more.
     pub async fn log(
         &self,
         migration: MigrationId,
         shard: u8,
         limit: i32,
-    ) -> Result<Vec<LogRecord>, StoreError> {
+    ) -> Result<(Vec<LogRecord>, bool), StoreError> {
         let query = self
             .client
             .query()
@@ -264,7 +264,8 @@ impl CellAccess {
                 detail: format!("{}: {error}", self.guards.table_name),
             })
         };
-        page.items().iter().map(read).collect()
+        let records = page.items().iter().map(read).collect::<Result<_, _>>()?;
+        Ok((records, page.last_evaluated_key.is_some_and(|key| !key.is_empty())))
     }
 
     /// Removes records of a log, each by its own key: never one that was not read. No check is needed for that, as no record is ever

@@ -27,6 +27,9 @@ pub const PAGE_ITEMS: i32 = (SIDE_BY_SIDE * MAX_CHANGES) as i32;
 /// Most records of one shard of a log that one look takes up.
 const LOG_RECORDS: i32 = 100;
 
+/// Most records of one shard that are looked at to see which keys they name.
+const PENDING_RECORDS: i32 = 1000;
+
 /// How often one request of a page is sent, and how long is waited the first time: a page is many requests, and to begin all of it again
 /// because of one would not get on where several in a hundred fail.
 const ATTEMPTS: u32 = 6;
@@ -51,6 +54,19 @@ pub struct Drained {
     pub units: f64,
     /// The keys that they named, each once.
     pub touched: Vec<Touched>,
+}
+
+/// The keys that records of a log name which are not applied yet.
+pub struct Pending {
+    keys: HashSet<(String, Vec<String>)>,
+    /// Those of all records. The log may have got longer since.
+    pub all: bool,
+}
+
+impl Pending {
+    pub fn names(&self, at: &Touched) -> bool {
+        self.keys.contains(&name(at))
+    }
 }
 
 /// Moves items of one tenant between its cells.
@@ -167,9 +183,22 @@ impl Copier<'_> {
         Ok(records)
     }
 
+    /// Looks at a cell's log without applying it.
+    pub async fn pending(&self, from: Side) -> Result<Pending, StoreError> {
+        let cell = self.cells.of(from);
+        let shards = (0..self.spec.guard_shards)
+            .map(|shard| cell.log(self.migration, shard, PENDING_RECORDS));
+        let shards: Vec<_> =
+            stream::iter(shards).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+        let all = shards.iter().all(|(_, more)| !more);
+        let records = shards.iter().flat_map(|(records, _)| records);
+        Ok(Pending { keys: records.flat_map(|record| &record.touched).map(name).collect(), all })
+    }
+
     async fn log(&self, cell: &CellAccess) -> Result<Vec<(u8, Vec<LogRecord>)>, StoreError> {
         let shards = (0..self.spec.guard_shards).map(|shard| async move {
-            cell.log(self.migration, shard, LOG_RECORDS).await.map(|records| (shard, records))
+            let (records, _) = cell.log(self.migration, shard, LOG_RECORDS).await?;
+            Ok::<_, StoreError>((shard, records))
         });
         stream::iter(shards).buffered(SIDE_BY_SIDE).try_collect().await
     }
@@ -206,10 +235,7 @@ impl Copier<'_> {
             if !ours {
                 tracing::warn!(migration = %crate::domain::MigrationId::from(self.migration), "a log record names a key that is none of the tenant's");
             }
-            // Maps have no order; a key has two attributes at most.
-            let mut key: Vec<_> = at.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
-            key.sort();
-            ours && seen.insert((at.table.clone(), key))
+            ours && seen.insert(name(at))
         });
         ours.cloned().collect()
     }
@@ -314,6 +340,14 @@ impl Copier<'_> {
             None => Ok((!fenced).then_some(units)),
         }
     }
+}
+
+/// What is the same for the same key.
+fn name(at: &Touched) -> (String, Vec<String>) {
+    // Maps have no order; a key has two attributes at most.
+    let mut key: Vec<_> = at.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
+    key.sort();
+    (at.table.clone(), key)
 }
 
 fn passing(error: &StoreError) -> bool {

@@ -41,7 +41,7 @@ async fn nothing_that_was_acknowledged_is_lost_while_a_tenant_moves_under_load()
     let rounds = from_environment("CELLD_TEST_LOAD_ROUNDS").unwrap_or(ROUNDS);
     let seed = from_environment("CELLD_TEST_LOAD_SEED").unwrap_or_else(rand::random);
     println!("CELLD_TEST_LOAD_SEED={seed}");
-    let mut scene = Scene::new(Engine::DynamoDbLocal(DynamoDbLocal::shared())).await;
+    let mut scene = Scene::plain(Engine::DynamoDbLocal(DynamoDbLocal::shared())).await;
     let shortened = Instant::now();
     let still = populate(&mut scene).await;
     let before = bystanders(&scene).await;
