@@ -23,8 +23,10 @@ const KILLS: std::ops::Range<u64> = 200..2000;
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
 
 /// A lost reply is settled long before anybody gives up.
-const MORE: [&str; 8] = [
+const MORE: [&str; 10] = [
     "--migration-interval=200ms",
+    "--migration-guard-shards=4",
+    "--guards-interval=10s",
     "--migration-takeover=2s",
     "--migration-pause-budget=5s",
     "--read-timeout=5s",
