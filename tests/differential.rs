@@ -181,8 +181,10 @@ impl Pair {
     }
 
     fn cluster(&mut self, revision: Sequence) -> Cluster {
-        let lease = LeaseDuration::from_millis(u32::try_from(self.below(60_000)).unwrap()).unwrap();
-        Cluster { lease, updated: self.maybe_time(), revision }
+        let mut lease =
+            || LeaseDuration::from_millis(u32::try_from(self.below(60_000)).unwrap()).unwrap();
+        let (lease, longest) = (lease(), lease());
+        Cluster { lease, longest, updated: self.maybe_time(), revision }
     }
 
     async fn expected(&mut self, key: &PartitionKey) -> Expected {

@@ -42,7 +42,7 @@ pub mod bound {
     pub const DRILL_PAGES_PER_SECOND: RangeInclusive<u32> = 1..=1000;
     pub const GUARDS_INTERVAL: Span = Duration::from_millis(10)..=HOUR;
     pub const MIGRATION_INTERVAL: Span = Duration::from_millis(10)..=Duration::from_secs(5);
-    pub const MIGRATION_TAKEOVER: Span = Duration::from_secs(2)..=HOUR;
+    pub const MIGRATION_TAKEOVER: Span = Duration::from_secs(1)..=HOUR;
     pub const MIGRATION_LEASE_MARGIN: Span = Duration::ZERO..=MINUTE;
     pub const MIGRATION_SOAK: Span = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
     pub const MIGRATION_PAUSE_BUDGET: Span = Duration::from_millis(50)..=MINUTE;
@@ -226,7 +226,7 @@ pub struct Config {
     #[arg(long, default_value = "2s", value_parser = duration(bound::MIGRATION_INTERVAL))]
     pub migration_interval: Duration,
 
-    /// Time without a sign of life after which another replica goes on with a migration, 2s to 1h; at least --migration-interval
+    /// Time without a sign of life after which another replica goes on with a migration, 1s to 1h; at least --migration-interval
     #[arg(long, default_value = "6s", value_parser = duration(bound::MIGRATION_TAKEOVER))]
     pub migration_takeover: Duration,
 

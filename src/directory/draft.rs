@@ -21,7 +21,7 @@ use cells_guard::CellTables;
 use crate::domain::{
     Capacity, Cell, CellId, CellState, Change, Cluster, Constraints, Endpoint, Epoch, JournalEntry,
     Labels, LeaseDuration, Loads, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region,
-    RequestId, RequestRecord, StoredOutcome, Timestamp, Weight,
+    RequestId, RequestRecord, Sequence, StoredOutcome, Timestamp, Weight,
 };
 use crate::store::{self, Commit, MAX_ENTRY_BYTES, MAX_WRITES, Write};
 use decide::Decision;
@@ -91,6 +91,8 @@ pub enum Action {
     },
     UpdateCluster {
         lease: LeaseDuration,
+        /// The longest lease that may be about under the settings of this revision.
+        longest: (Sequence, LeaseDuration),
         etag: Option<String>,
     },
 }

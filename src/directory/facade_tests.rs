@@ -332,7 +332,7 @@ async fn a_standing_never_claims_a_proof_or_a_lease_of_entries_beyond_it() {
     for n in 1..=LAST {
         passed.store(2 * n, Ordering::SeqCst);
         let lease = LeaseDuration::new(lease(n)).unwrap();
-        let cluster = Cluster { lease, updated: None, revision: Sequence::new(n) };
+        let cluster = Cluster { lease, revision: Sequence::new(n), ..Cluster::default() };
         let changes = vec![Change::ClusterUpdated { cluster: cluster.clone() }];
         let commit = Commit { entry: entry(n, changes), writes: vec![Write::PutCluster(cluster)] };
         assert_eq!(store.inner.commit(&commit).await, Ok(CommitOutcome::Committed));

@@ -11,44 +11,56 @@
 
 use std::time::{Duration, Instant};
 
-use crate::domain::{Cluster, LeaseDuration, Sequence};
+use crate::domain::{Cluster, LeaseDuration};
 
 /// The lengths of leases that may still be about.
 #[derive(Debug, Default)]
 pub struct LeaseTerms {
     /// As of the last entry that was applied.
     length: Duration,
-    /// When whatever was granted under a longer one has run out.
-    longer_until: Option<Instant>,
+    /// The longest of those that were granted before it got shorter, and when the last of them has run out.
+    longer: Option<(Duration, Instant)>,
 }
 
 impl LeaseTerms {
-    /// The settings were read, and what came before is not known: so it is taken to be the longest. Where they were never set, there is
-    /// nothing before.
+    /// The settings were read. What came before they say themselves.
     pub fn loaded(&mut self, cluster: &Cluster, now: Instant) {
         self.length = cluster.lease.get();
-        if cluster.revision > Sequence::START {
-            self.outlast(now + LeaseDuration::MAX.get());
-        }
+        self.outlast(cluster.longest.get(), now);
+    }
+
+    /// What was granted until now is not known, so it is taken to be the longest.
+    pub fn lost(&mut self, now: Instant) {
+        self.outlast(LeaseDuration::MAX.get(), now);
     }
 
     /// An entry was applied, with which leases have this length.
     pub fn changed(&mut self, length: Duration, now: Instant) {
         let former = std::mem::replace(&mut self.length, length);
-        if length < former {
-            self.outlast(now + former);
-        }
+        self.outlast(former, now);
     }
 
     /// When no lease is left on what stood before an entry. `committed`: some moment after it was committed, at which all entries up
     /// to it had been applied here.
     pub fn run_out(&self, committed: Instant) -> Instant {
         let end = committed + self.length;
-        self.longer_until.map_or(end, |longer| longer.max(end))
+        self.longer.map_or(end, |(_, longer)| longer.max(end))
     }
 
-    fn outlast(&mut self, until: Instant) {
-        self.longer_until = self.longer_until.max(Some(until));
+    /// The longest lease that there may be at this moment, for the settings that come next.
+    pub fn longest(&self, now: Instant) -> LeaseDuration {
+        let longer = self.longer.filter(|(_, until)| *until > now);
+        let longest = longer.map_or(self.length, |(longer, _)| longer.max(self.length));
+        LeaseDuration::new(longest).unwrap_or(LeaseDuration::MAX)
+    }
+
+    /// Leases of this length were granted until now at most.
+    fn outlast(&mut self, former: Duration, now: Instant) {
+        if former > self.length {
+            let last = self.longer.filter(|(_, until)| *until > now);
+            let (longer, until) = last.unwrap_or((former, now));
+            self.longer = Some((longer.max(former), until.max(now + former)));
+        }
     }
 }
 
@@ -64,9 +76,9 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn set(millis: u64, revision: u64) -> Cluster {
-        let lease = LeaseDuration::new(ms(millis)).unwrap();
-        Cluster { lease, revision: Sequence::new(revision), ..Cluster::default() }
+    fn set(millis: u64, longest: u64) -> Cluster {
+        let [lease, longest] = [millis, longest].map(|ms| LeaseDuration::from_millis(ms as u32));
+        Cluster { lease: lease.unwrap(), longest: longest.unwrap(), ..Cluster::default() }
     }
 
     #[test]
@@ -86,12 +98,36 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_know_what_was_before_takes_it_for_the_longest() {
+    fn where_something_was_lost_leases_are_taken_to_have_been_the_longest() {
         let start = Instant::now();
         let mut terms = LeaseTerms::default();
-        terms.loaded(&set(1_000, 7), start);
-        assert_eq!(terms.run_out(start), start + ms(60_000));
-        assert_eq!(terms.run_out(start + ms(59_500)), start + ms(60_500));
+        terms.loaded(&set(1_000, 1_000), start);
+        assert_eq!(terms.run_out(start), start + ms(1_000));
+        terms.lost(start + ms(3_000));
+        assert_eq!(terms.run_out(start + ms(3_000)), start + ms(63_000));
+        assert_eq!(terms.run_out(start + ms(62_500)), start + ms(63_500));
+    }
+
+    /// Or every replica that starts would make every migration wait a minute, for ever after leases were changed once.
+    #[test]
+    fn settings_say_how_long_leases_were_that_they_outlast() {
+        let start = Instant::now();
+        let mut terms = LeaseTerms::default();
+        terms.loaded(&set(1_000, 7_000), start);
+        assert_eq!(terms.run_out(start), start + ms(7_000));
+        assert_eq!(terms.longest(start + ms(6_999)).get(), ms(7_000));
+        // By then none of them is left, and what comes next need not know of them.
+        assert_eq!(terms.longest(start + ms(7_000)).get(), ms(1_000));
+        terms.changed(ms(500), start + ms(8_000));
+        assert_eq!(terms.longest(start + ms(8_999)).get(), ms(1_000));
+        assert_eq!(terms.longest(start + ms(9_000)).get(), ms(500));
+    }
+
+    #[test]
+    fn settings_that_do_not_say_it_may_follow_on_the_longest() {
+        let json = r#"{"lease":1000,"updated":null,"revision":7}"#;
+        let cluster: Cluster = serde_json::from_str(json).unwrap();
+        assert_eq!(cluster.longest, LeaseDuration::MAX);
     }
 
     /// What a replica grants: nothing that came after `applied`, until `until`.
@@ -144,16 +180,26 @@ mod tests {
             // The mover commits the others, so it has applied all before each of them when it commits.
             let start = Instant::now();
             let mut terms = LeaseTerms::default();
-            terms.loaded(&Cluster::default(), start);
+            let mut settings = Cluster::default();
+            terms.loaded(&settings, start);
             for (number, (at, length)) in entries.iter().enumerate() {
                 let now = start + ms(*at);
                 if let Some(length) = length {
+                    let longest = terms.longest(now);
                     terms.changed(ms(*length), now);
+                    // Each is decided by somebody who has only just read those before it, or by one who knows them all.
+                    let mut new = LeaseTerms::default();
+                    new.loaded(&settings, now);
+                    let longest = if number % 2 == 0 { new.longest(now) } else { longest };
+                    settings = Cluster { longest, ..set(*length, 0) };
                     continue;
                 }
-                let end = terms.run_out(now);
-                for grant in grants.iter().filter(|grant| grant.applied <= number) {
-                    prop_assert!(start + ms(grant.until) <= end, "entry {number} of {entries:?}");
+                let mut new = LeaseTerms::default();
+                new.loaded(&settings, now);
+                for end in [terms.run_out(now), new.run_out(now)] {
+                    for grant in grants.iter().filter(|grant| grant.applied <= number) {
+                        prop_assert!(start + ms(grant.until) <= end, "entry {number} of {entries:?}");
+                    }
                 }
             }
         }

@@ -484,7 +484,8 @@ impl Directory {
         if let Some(repeat) = self.repeat(&how).await? {
             return Ok(repeat);
         }
-        self.change(Action::UpdateCluster { lease, etag }, how).await
+        let longest = self.shared.replica.longest_lease();
+        self.change(Action::UpdateCluster { lease, longest, etag }, how).await
     }
 
     /// What a repeated request was answered the first time.

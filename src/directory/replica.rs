@@ -24,7 +24,7 @@ use super::leases::LeaseTerms;
 use super::memory::Memory;
 use super::randomness::Randomness;
 use super::registry::Registry;
-use crate::domain::{JournalEntry, JournalId, Loads, Sequence};
+use crate::domain::{JournalEntry, JournalId, LeaseDuration, Loads, Sequence};
 use crate::store::{Head, Journal, StoreError};
 
 /// Most entries read at once.
@@ -107,6 +107,13 @@ impl Replica {
     /// How busy cells are, as far as that is known here. It decides preferences only, so replicas may differ.
     pub fn loads(&self) -> Arc<Loads> {
         self.loads.load_full()
+    }
+
+    /// The longest lease that anybody may have now, and the revision of the cluster's settings by which that is known.
+    pub fn longest_lease(&self) -> (Sequence, LeaseDuration) {
+        // Before what is known of leases, which is ahead of the registry while an entry is taken in.
+        let revision = self.peek(|registry| registry.cluster().revision);
+        (revision.unwrap_or(Sequence::START), self.terms.lock().longest(self.clock.instant()))
     }
 
     pub fn set_loads(&self, loads: Loads) {
@@ -289,6 +296,10 @@ impl Replica {
             }
         }
         self.adopt(loaded);
+        if why == Why::AnotherJournal {
+            // Leases may have been longer in what was lost.
+            self.terms.lock().lost(self.clock.instant());
+        }
         Ok(head)
     }
 
@@ -311,7 +322,7 @@ impl Replica {
 }
 
 /// Why the registry is read.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
     Beginning,
     AnotherJournal,

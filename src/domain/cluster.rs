@@ -16,6 +16,10 @@ impl LeaseDuration {
     pub const DEFAULT: Self = Self(5_000);
     pub const MAX: Self = Self(60_000);
 
+    fn longest() -> Self {
+        Self::MAX
+    }
+
     pub fn new(duration: Duration) -> Result<Self, Invalid> {
         let millis = u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
         let whole = duration == Duration::from_millis(u64::from(millis));
@@ -44,6 +48,9 @@ impl LeaseDuration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     pub lease: LeaseDuration,
+    /// No longer lease than this was about when the settings came to be so. What does not say it was written by who did not know.
+    #[serde(default = "LeaseDuration::longest")]
+    pub longest: LeaseDuration,
     pub updated: Option<Timestamp>,
     /// The entry that changed the settings last; [`Sequence::START`]: none did.
     pub revision: Sequence,
@@ -51,7 +58,8 @@ pub struct Cluster {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { lease: LeaseDuration::DEFAULT, updated: None, revision: Sequence::START }
+        let lease = LeaseDuration::DEFAULT;
+        Self { lease, longest: lease, updated: None, revision: Sequence::START }
     }
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, ConditionCheck, Delete, DeleteRequest, KeysAndAttributes, Put,
@@ -32,11 +34,14 @@ pub const MAX_CHANGES: usize = 99;
 pub const MAX_BYTES: u64 = 3_500_000;
 
 /// Most records of a log that are removed at once: DynamoDB's limit for BatchWriteItem.
-const MAX_REMOVED: usize = 25;
+pub const MAX_REMOVED: usize = 25;
 
 /// How often parts that a batch left over are asked for again, and how long is waited the first time.
 const MAX_BATCHES: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often a read is sent again.
+const MAX_READS: u32 = 4;
 
 /// A cell and how it is reached.
 #[derive(Clone)]
@@ -101,7 +106,7 @@ impl CellAccess {
             }
             query = query.projection_expression(projection);
         }
-        let page = query.send().await.map_err(|error| from_sdk(&error))?;
+        let page = reading(|| query.clone().send()).await?;
         let next = page.last_evaluated_key.filter(|key| !key.is_empty());
         Ok((page.items.unwrap_or_default(), next))
     }
@@ -129,7 +134,7 @@ impl CellAccess {
                 });
                 let wanted = wanted.collect::<Result<_, _>>()?;
                 let request = self.client.batch_get_item().set_request_items(Some(wanted));
-                let answer = request.send().await.map_err(|error| from_sdk(&error))?;
+                let answer = reading(|| request.clone().send()).await?;
                 for (table, items) in answer.responses.unwrap_or_default() {
                     found.entry(table).or_default().extend(items);
                 }
@@ -234,13 +239,13 @@ impl CellAccess {
         .build())
     }
 
-    /// Some records of one shard of a migration's log, read consistently.
+    /// Some records of one shard of a migration's log, read consistently, and whether there are more.
     pub async fn log(
         &self,
         migration: MigrationId,
         shard: u8,
         limit: i32,
-    ) -> Result<Vec<LogRecord>, StoreError> {
+    ) -> Result<(Vec<LogRecord>, bool), StoreError> {
         let query = self
             .client
             .query()
@@ -253,13 +258,14 @@ impl CellAccess {
                 ":pk",
                 AttributeValue::S(log::partition(migration, shard)),
             );
-        let page = query.send().await.map_err(|error| from_sdk(&error))?;
+        let page = reading(|| query.clone().send()).await?;
         let read = |item: &Item| {
             log::read(&self.guards, item).map_err(|error| StoreError::Unreadable {
                 detail: format!("{}: {error}", self.guards.table_name),
             })
         };
-        page.items().iter().map(read).collect()
+        let records = page.items().iter().map(read).collect::<Result<_, _>>()?;
+        Ok((records, page.last_evaluated_key.is_some_and(|key| !key.is_empty())))
     }
 
     /// Removes records of a log, each by its own key: never one that was not read. No check is needed for that, as no record is ever
@@ -310,7 +316,7 @@ impl CellAccess {
             .table_name(&self.guards.table_name)
             .set_key(Some(guard::key(&self.guards, tenant.as_str(), 0)))
             .consistent_read(true);
-        let answer = request.send().await.map_err(|error| from_sdk(&error))?;
+        let answer = reading(|| request.clone().send()).await?;
         let read = |item: Item| {
             guard::read(&item).map_err(|error| StoreError::Unreadable {
                 detail: format!("{}: {error}", self.guards.table_name),
@@ -323,6 +329,25 @@ impl CellAccess {
         let table = self.tables.table(name);
         table.ok_or_else(|| rejected(format!("{} has no table {name}", self.cell)))
     }
+}
+
+/// A read, sent again where it failed for a passing reason: a page or a look at a log is many of them, and to begin all of it again
+/// because of one would not get on where several in a hundred fail. It changes nothing, so no failure of it leaves anything open.
+async fn reading<T, E, F>(send: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    for round in 0..=MAX_READS {
+        match send().await.map_err(|error| from_sdk(&error)) {
+            Err(error) if error.transient() && round < MAX_READS => {
+                tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(round)).await;
+            }
+            Err(error) if error.ambiguous() => return Err(StoreError::Throttled),
+            done => return done,
+        }
+    }
+    Err(StoreError::Throttled)
 }
 
 fn rejected(detail: String) -> StoreError {

@@ -12,7 +12,7 @@ use cells_migration::{Cursor, GuardCheck, Side};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::access::{Applied, CellAccess, Change, MAX_BYTES, MAX_CHANGES};
+use super::access::{Applied, CellAccess, Change, MAX_BYTES, MAX_CHANGES, MAX_REMOVED};
 use super::model::Spec;
 use super::steps::Cells;
 use crate::cells::data::item_bytes;
@@ -26,6 +26,9 @@ pub const PAGE_ITEMS: i32 = (SIDE_BY_SIDE * MAX_CHANGES) as i32;
 
 /// Most records of one shard of a log that one look takes up.
 const LOG_RECORDS: i32 = 100;
+
+/// Most records of one shard that are looked at to see which keys they name.
+const PENDING_RECORDS: i32 = 1000;
 
 /// How often one request of a page is sent, and how long is waited the first time: a page is many requests, and to begin all of it again
 /// because of one would not get on where several in a hundred fail.
@@ -51,6 +54,19 @@ pub struct Drained {
     pub units: f64,
     /// The keys that they named, each once.
     pub touched: Vec<Touched>,
+}
+
+/// The keys that records of a log name which are not applied yet.
+pub struct Pending {
+    keys: HashSet<(String, Vec<String>)>,
+    /// Those of all records. The log may have got longer since.
+    pub all: bool,
+}
+
+impl Pending {
+    pub fn names(&self, at: &Touched) -> bool {
+        self.keys.contains(&name(at))
+    }
 }
 
 /// Moves items of one tenant between its cells.
@@ -167,9 +183,22 @@ impl Copier<'_> {
         Ok(records)
     }
 
+    /// Looks at a cell's log without applying it.
+    pub async fn pending(&self, from: Side) -> Result<Pending, StoreError> {
+        let cell = self.cells.of(from);
+        let shards = (0..self.spec.guard_shards)
+            .map(|shard| cell.log(self.migration, shard, PENDING_RECORDS));
+        let shards: Vec<_> =
+            stream::iter(shards).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+        let all = shards.iter().all(|(_, more)| !more);
+        let records = shards.iter().flat_map(|(records, _)| records);
+        Ok(Pending { keys: records.flat_map(|record| &record.touched).map(name).collect(), all })
+    }
+
     async fn log(&self, cell: &CellAccess) -> Result<Vec<(u8, Vec<LogRecord>)>, StoreError> {
         let shards = (0..self.spec.guard_shards).map(|shard| async move {
-            cell.log(self.migration, shard, LOG_RECORDS).await.map(|records| (shard, records))
+            let (records, _) = cell.log(self.migration, shard, LOG_RECORDS).await?;
+            Ok::<_, StoreError>((shard, records))
         });
         stream::iter(shards).buffered(SIDE_BY_SIDE).try_collect().await
     }
@@ -179,9 +208,12 @@ impl Copier<'_> {
         cell: &CellAccess,
         logs: Vec<(u8, Vec<LogRecord>)>,
     ) -> Result<(), StoreError> {
-        let removals = logs.into_iter().map(|(shard, records)| async move {
+        let parts = logs.iter().flat_map(|(shard, records)| {
+            records.chunks(MAX_REMOVED).map(|part| (*shard, part.to_vec()))
+        });
+        let removals = parts.collect::<Vec<_>>().into_iter().map(|(shard, part)| async move {
             for attempt in 1.. {
-                match cell.remove_log(self.migration, shard, &records).await {
+                match cell.remove_log(self.migration, shard, &part).await {
                     Err(error) if passing(&error) && attempt < ATTEMPTS => rest(attempt).await,
                     // To remove a record twice, or late, does no harm: there is never another of its name.
                     Err(error) if error.ambiguous() => return Err(StoreError::Throttled),
@@ -203,10 +235,7 @@ impl Copier<'_> {
             if !ours {
                 tracing::warn!(migration = %crate::domain::MigrationId::from(self.migration), "a log record names a key that is none of the tenant's");
             }
-            // Maps have no order; a key has two attributes at most.
-            let mut key: Vec<_> = at.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
-            key.sort();
-            ours && seen.insert((at.table.clone(), key))
+            ours && seen.insert(name(at))
         });
         ours.cloned().collect()
     }
@@ -311,6 +340,14 @@ impl Copier<'_> {
             None => Ok((!fenced).then_some(units)),
         }
     }
+}
+
+/// What is the same for the same key.
+fn name(at: &Touched) -> (String, Vec<String>) {
+    // Maps have no order; a key has two attributes at most.
+    let mut key: Vec<_> = at.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
+    key.sort();
+    (at.table.clone(), key)
 }
 
 fn passing(error: &StoreError) -> bool {

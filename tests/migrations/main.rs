@@ -27,8 +27,13 @@ mod streams_proxy;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod world;
 
+mod arena;
 mod crash;
 mod drain;
+mod ledger;
+mod load;
 mod movement;
+mod mover;
 mod scene;
 mod traced;
+mod writers;

@@ -50,22 +50,24 @@ impl Scene {
     }
 
     pub async fn with_flags(engine: Engine, more: &[&'static str]) -> Self {
+        Self::with_tables(engine, more, tables()).await
+    }
+
+    /// Tables without indexes and streams, of which each makes every write of DynamoDB Local twice as slow.
+    pub async fn plain(engine: Engine) -> Self {
+        let plain = |table| v1::TableSpec { indexes: vec![], stream: 0, ..table };
+        Self::with_tables(engine, &[], tables().into_iter().map(plain).collect()).await
+    }
+
+    async fn with_tables(
+        engine: Engine,
+        more: &[&'static str],
+        tables: Vec<v1::TableSpec>,
+    ) -> Self {
         let flags: Vec<_> = FLAGS.iter().chain(more).copied().collect();
         let mut world = World::with_flags(engine, &CELLS, &flags).await;
-        let cluster = v1::Cluster {
-            lease_duration: Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }),
-            ..Default::default()
-        };
-        let request = v1::UpdateClusterRequest {
-            cluster: Some(cluster),
-            update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
-            ..Default::default()
-        };
-        world.admin.update_cluster(request).await.unwrap();
-        let carts = v1::TableSpec { sort_key: None, indexes: vec![], ..table("Carts") };
-        let mut journeys = table("Journeys");
-        journeys.tenant_key_templates.push("TRAVELLER#{partition_key}".to_owned());
-        world.put_set(vec![carts, table("CustomerData"), journeys]).await;
+        shorten_leases(&mut world).await;
+        world.put_set(tables).await;
         for cell in CELLS {
             let operation = world.provision(cell).await;
             assert_eq!(operation.state(), v1::OperationState::Succeeded, "{operation:?}");
@@ -75,6 +77,11 @@ impl Scene {
         let (moves, directory) =
             (MigrationServiceClient::new(channel.clone()), CellDirectoryClient::new(channel));
         Self { world, moves, directory, tables }
+    }
+
+    /// Makes leases as short as they are.
+    pub async fn shorten_leases(&mut self) {
+        shorten_leases(&mut self.world).await;
     }
 
     pub async fn pin(&mut self, tenant: &str, cell: &str) {
@@ -156,6 +163,26 @@ impl Scene {
         let migration_id = id.to_owned();
         self.moves.reverse_migration(v1::ReverseMigrationRequest { migration_id }).await.unwrap();
     }
+}
+
+fn tables() -> Vec<v1::TableSpec> {
+    let carts = v1::TableSpec { sort_key: None, indexes: vec![], ..table("Carts") };
+    let mut journeys = table("Journeys");
+    journeys.tenant_key_templates.push("TRAVELLER#{partition_key}".to_owned());
+    vec![carts, table("CustomerData"), journeys]
+}
+
+async fn shorten_leases(world: &mut World) {
+    let cluster = v1::Cluster {
+        lease_duration: Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }),
+        ..Default::default()
+    };
+    let request = v1::UpdateClusterRequest {
+        cluster: Some(cluster),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
+        ..Default::default()
+    };
+    world.admin.update_cluster(request).await.unwrap();
 }
 
 pub fn request(tenant: &str, to: &str) -> v1::StartMigrationRequest {

@@ -50,7 +50,7 @@ async fn commit(world: &World, changes: Vec<Change>, writes: Vec<Write>) -> bool
 /// The cluster's lease and its cells.
 pub async fn prepare(world: &World) {
     let lease = LeaseDuration::new(LEASE).unwrap();
-    let cluster = Cluster { lease, updated: None, revision: Sequence::new(1) };
+    let cluster = Cluster { lease, revision: Sequence::new(1), ..Cluster::default() };
     let change = Change::ClusterUpdated { cluster: cluster.clone() };
     assert!(commit(world, vec![change], vec![Write::PutCluster(cluster)]).await);
     for n in 0..CELLS.len() {

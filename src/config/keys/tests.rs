@@ -27,7 +27,7 @@ const EDGES: &[(&str, &str, &str, &str, &str)] = &[
     ("drill_pages_per_second", "1", "1000", "0", "1001"),
     ("guards_interval", "10ms", "1h", "9ms", "61m"),
     ("migration_interval", "10ms", "5s", "9ms", "6s"),
-    ("migration_takeover", "2s", "1h", "1999ms", "61m"),
+    ("migration_takeover", "1s", "1h", "999ms", "61m"),
     ("migration_lease_margin", "0s", "1m", "-1s", "61s"),
     ("migration_soak", "0s", "30d", "-1s", "31d"),
     ("migration_pause_budget", "50ms", "1m", "49ms", "61s"),

@@ -11,7 +11,7 @@ use crate::directory::policy::{AssignmentPolicy, Candidate, Newcomer, choose};
 use crate::directory::registry::Registry;
 use crate::domain::{
     Cell, CellId, CellState, Change, Cluster, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping,
-    PartitionKey, Placement, PlacementEvent, Timestamp, WriteMode,
+    PartitionKey, Placement, PlacementEvent, Sequence, Timestamp, WriteMode,
 };
 use crate::store::{Expected, GuardEffect, GuardWrite, Write};
 
@@ -39,8 +39,8 @@ impl Decision<'_> {
                 self.update_cell(cell, patch, etag.as_deref()).map(Ok)
             }
             Action::DeleteCell { cell, etag } => self.delete_cell(cell, etag.as_deref()).map(Ok),
-            Action::UpdateCluster { lease, etag } => {
-                self.update_cluster(*lease, etag.as_deref()).map(Ok)
+            Action::UpdateCluster { lease, longest, etag } => {
+                self.update_cluster(*lease, *longest, etag.as_deref()).map(Ok)
             }
         }
     }
@@ -304,14 +304,21 @@ impl Decision<'_> {
     fn update_cluster(
         &self,
         lease: LeaseDuration,
+        (revision, longest): (Sequence, LeaseDuration),
         etag: Option<&str>,
     ) -> Result<Addition, Refused> {
         let present = self.registry.cluster();
         if etag.is_some_and(|etag| etag != present.etag()) {
             return Err(Refused::EtagMismatch { present: present.etag() });
         }
-        let cluster =
-            Cluster { lease, updated: Some(self.now), revision: self.registry.applied().next() };
+        // Changed meanwhile: what was about when they were is still as long as can be.
+        let longest = if revision == present.revision { longest } else { present.longest };
+        let cluster = Cluster {
+            lease,
+            longest: longest.max(present.lease),
+            updated: Some(self.now),
+            revision: self.registry.applied().next(),
+        };
         Ok(Addition {
             change: Change::ClusterUpdated { cluster: cluster.clone() },
             writes: vec![Write::PutCluster(cluster.clone())],

@@ -10,6 +10,7 @@ use crate::store::Head;
 fn header() -> Header {
     let cluster = Cluster {
         lease: LeaseDuration::from_millis(700).unwrap(),
+        longest: LeaseDuration::from_millis(900).unwrap(),
         updated: Some(now()),
         revision: Sequence::new(3),
     };

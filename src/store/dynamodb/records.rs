@@ -11,8 +11,8 @@ use super::error::rejected;
 use super::schema::control::{
     BEGUN_AT, BEGUN_BY, CAPACITY, CELL_ID, CHANGES, COUNTED_AT, CREATED_AT, DELETED, DIGEST,
     ENDED_AT, ENDED_BY, ENDPOINT, FORGET_AFTER, JOURNAL_ID, LABELS, LAST_UPDATED, LEASE_MILLIS,
-    METHOD, NONCE, OUTCOME, PK, PLACEMENTS, REGION, REVISION, SEQUENCE, SK, STATE, TABLES, WEIGHT,
-    WRITTEN_AT,
+    LONGEST_LEASE_MILLIS, METHOD, NONCE, OUTCOME, PK, PLACEMENTS, REGION, REVISION, SEQUENCE, SK,
+    STATE, TABLES, WEIGHT, WRITTEN_AT,
 };
 use super::schema::{ControlKey, TTL};
 use crate::domain::{
@@ -81,7 +81,11 @@ pub fn read_trimmed(table: &str, item: &Item) -> Result<Trimmed, StoreError> {
 pub fn cluster_item(cluster: &Cluster) -> Item {
     let mut item = item(
         &ControlKey::Cluster,
-        [(LEASE_MILLIS, number(cluster.lease.millis())), (REVISION, number(cluster.revision))],
+        [
+            (LEASE_MILLIS, number(cluster.lease.millis())),
+            (LONGEST_LEASE_MILLIS, number(cluster.longest.millis())),
+            (REVISION, number(cluster.revision)),
+        ],
     );
     if let Some(updated) = cluster.updated {
         item.insert(LAST_UPDATED.to_owned(), text(updated.to_string()));
@@ -91,9 +95,16 @@ pub fn cluster_item(cluster: &Cluster) -> Item {
 
 pub fn read_cluster(table: &str, item: &Item) -> Result<Cluster, StoreError> {
     let reader = Reader { table, item };
-    let lease = LeaseDuration::from_millis(reader.number(LEASE_MILLIS)?);
+    let lease = |attribute| {
+        let lease = LeaseDuration::from_millis(reader.number(attribute)?);
+        lease.ok_or_else(|| reader.unreadable(attribute, "is longer than a minute"))
+    };
     Ok(Cluster {
-        lease: lease.ok_or_else(|| reader.unreadable(LEASE_MILLIS, "is longer than a minute"))?,
+        lease: lease(LEASE_MILLIS)?,
+        longest: match reader.has(LONGEST_LEASE_MILLIS) {
+            true => lease(LONGEST_LEASE_MILLIS)?,
+            false => LeaseDuration::MAX,
+        },
         updated: reader.optional_parsed(LAST_UPDATED, Timestamp::parse)?,
         revision: Sequence::new(reader.number(REVISION)?),
     })

@@ -93,6 +93,7 @@ pub mod control {
     pub const MIGRATION: &str = "Migration";
     // The cluster's settings.
     pub const LEASE_MILLIS: &str = "LeaseMillis";
+    pub const LONGEST_LEASE_MILLIS: &str = "LongestLeaseMillis";
 }
 
 /// The attribute by which the storage itself deletes, in both tables.

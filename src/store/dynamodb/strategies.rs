@@ -110,11 +110,9 @@ pub fn cell() -> impl Strategy<Value = Cell> {
 
 pub fn cluster() -> impl Strategy<Value = Cluster> {
     let lease = (0..=60_000_u32).prop_map(|millis| LeaseDuration::from_millis(millis).unwrap());
-    (lease, option::of(time()), sequence()).prop_map(|(lease, updated, revision)| Cluster {
-        lease,
-        updated,
-        revision,
-    })
+    (lease.clone(), lease, option::of(time()), sequence()).prop_map(
+        |(lease, longest, updated, revision)| Cluster { lease, longest, updated, revision },
+    )
 }
 
 fn migration_id() -> impl Strategy<Value = MigrationId> {

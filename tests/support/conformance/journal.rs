@@ -361,7 +361,12 @@ pub async fn the_clusters_settings_are_read_as_they_were_written(engine: &dyn En
     assert_eq!(f.store.journal.cluster().await, Ok(Cluster::default()));
     for (n, millis) in [(1, 0), (2, 60_000)] {
         let lease = LeaseDuration::from_millis(millis).unwrap();
-        let cluster = Cluster { lease, updated: Some(at(5)), revision: Sequence::new(n) };
+        let cluster = Cluster {
+            lease,
+            longest: LeaseDuration::MAX,
+            updated: Some(at(5)),
+            revision: Sequence::new(n),
+        };
         f.must(vec![Write::PutCluster(cluster.clone())]).await;
         assert_eq!(f.store.journal.cluster().await, Ok(cluster));
     }
