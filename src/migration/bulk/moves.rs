@@ -102,7 +102,7 @@ impl Moves for Migrations {
 }
 
 fn not_started(error: &MigrationError) -> NotStarted {
-    let reason = error.to_string();
+    let reason = error.told();
     let refused = |retry| NotStarted::Refused { reason: reason.clone(), retry };
     match error {
         MigrationError::SameCell(_) => NotStarted::There,
