@@ -72,7 +72,8 @@ impl BulkRecords for DynamoDbStore {
     async fn chunks(&self, record: &BulkRecord) -> Result<Vec<Chunk>, StoreError> {
         let table = self.names.control();
         let prefix = chunks_prefix(record.planned.generation);
-        let items = self.control_items(&bulk_pk(record.id), Some(&prefix)).await?;
+        // Of a million tenants there are hundreds of pages, and not one too many.
+        let items = self.control_items(&bulk_pk(record.id), Some(&prefix), usize::MAX).await?;
         items.iter().map(|item| Reader { table, item }.json(RECORD)).collect()
     }
 

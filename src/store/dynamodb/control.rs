@@ -2,18 +2,18 @@
 
 use aws_sdk_dynamodb::types::builders::{DeleteBuilder, PutBuilder};
 use aws_sdk_dynamodb::types::{Delete, Put, TransactWriteItem};
-use cells_guard::sdk::{Cancelled, cancellation, condition_failed};
+use cells_guard::sdk::{cancellation, condition_failed};
 
 use super::attributes::{Item, Reader, text};
 use super::call::Call;
-use super::error::{from_sdk, rejected};
+use super::error::{from_cancelled, from_sdk};
 use super::records::key;
 use super::schema::ControlKey;
 use super::schema::control::{PK, SK};
 use super::{DynamoDbStore, page_size, transact};
 use crate::store::{Cursor, StoreError};
 
-/// Most pages of one partition, of up to 1 MB each. A larger one is not read at all.
+/// Most pages of one partition that is read as a whole, of up to 1 MB each. A larger one is not read at all.
 const MAX_PAGES: usize = 64;
 
 /// Most entries of a page of a list.
@@ -34,18 +34,19 @@ impl DynamoDbStore {
 
     /// All items of a partition, by consistent reads.
     pub(super) async fn control_partition(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
-        self.control_items(pk, None).await
+        self.control_items(pk, None, MAX_PAGES).await
     }
 
-    /// The items of a partition whose sort keys begin so, by consistent reads.
+    /// The items of a partition whose sort keys begin so, by consistent reads: of so many pages at most.
     pub(super) async fn control_items(
         &self,
         pk: &str,
         prefix: Option<&str>,
+        most: usize,
     ) -> Result<Vec<Item>, StoreError> {
         let table = self.names.control();
         let (mut items, mut from) = (Vec::new(), None);
-        for _ in 0..MAX_PAGES {
+        for _ in 0..most {
             let query = self
                 .client
                 .query()
@@ -69,7 +70,7 @@ impl DynamoDbStore {
             }
         }
         // Who takes a part for the whole does wrong, and nobody hears of it.
-        let detail = format!("{table}: the partition {pk} is larger than {MAX_PAGES} pages");
+        let detail = format!("{table}: the partition {pk} is larger than {most} pages");
         Err(StoreError::Unreadable { detail })
     }
 
@@ -136,12 +137,9 @@ impl DynamoDbStore {
             Err(error) => error,
         };
         let Some(reasons) = cancellation(&error) else { return Err(from_sdk(&error)) };
-        if let Some(failed) = reasons.iter().position(condition_failed) {
-            return Ok(Some(failed));
-        }
-        match Cancelled::of(reasons) {
-            Cancelled::Contended | Cancelled::Throttled => Err(StoreError::Throttled),
-            Cancelled::Other(why) => Err(rejected(why)),
+        match reasons.iter().position(condition_failed) {
+            Some(failed) => Ok(Some(failed)),
+            None => Err(from_cancelled(reasons)),
         }
     }
 }

@@ -39,7 +39,7 @@ use aws_sdk_dynamodb::config::Builder;
 
 pub use batch::{ByTable, batch_get};
 pub use client::{DynamoDbOptions, connect};
-pub use error::{from_failure, from_sdk, rejected};
+pub use error::{from_cancelled, from_failure, from_sdk, rejected};
 pub use schema::TableNames;
 
 /// What the store is told of its surroundings.
