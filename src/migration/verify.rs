@@ -82,7 +82,7 @@ impl Comparison<'_> {
             // One that this plan did not make is of tables that have changed: from the beginning, then.
             false => cells_verify::Cursor::decode(&cursor.0).unwrap_or_else(|_| verifier.start()),
         };
-        let now = self.seconds();
+        let now = self.directory.now().unix_seconds();
         let compared = verifier.compare_page(&place, now).await.map_err(store_error)?;
         {
             let mut tale = self.pulse.tale();
@@ -106,17 +106,14 @@ impl Comparison<'_> {
         Ok(Some(next))
     }
 
-    fn seconds(&self) -> u64 {
-        u64::try_from(self.directory.now().seconds()).unwrap_or(0)
-    }
-
     /// Looks at keys again after the log was drained, and writes what differs still as it is where the tenant lives. `false`: the guard
     /// does not let it.
     pub async fn recheck(&self, keys: &[Touched]) -> Result<bool, StoreError> {
         let verifier = self.verifier()?;
         let mut keys = keys.to_vec();
         for round in 0..=MAX_RECHECKS {
-            let checked = verifier.recheck(&keys, self.seconds()).await.map_err(store_error)?;
+            let now = self.directory.now().unix_seconds();
+            let checked = verifier.recheck(&keys, now).await.map_err(store_error)?;
             if checked.differing.is_empty() {
                 return Ok(true);
             }
