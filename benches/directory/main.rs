@@ -17,7 +17,7 @@ mod assign;
 mod cold_start;
 mod collector;
 #[path = "../../tests/support/dynamodb_local.rs"]
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod dynamodb_local;
 mod echo;
 mod lean;

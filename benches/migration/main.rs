@@ -9,30 +9,30 @@
 
 // Of what the tests share, a benchmark uses a part.
 #[path = "../../tests/support/celld.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod celld;
 #[path = "../../tests/cells/cloudwatch.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod cloudwatch;
 mod copy;
 #[path = "../../tests/support/dynamodb_local.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod dynamodb_local;
 #[path = "../../tests/support/embedded.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod embedded;
 #[path = "../../tests/support/moto.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod moto;
 mod pause;
 #[path = "../../tests/migrations/scene.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod scene;
 #[path = "../../tests/cells/streams_proxy.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod streams_proxy;
 #[path = "../../tests/cells/world.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "a benchmark uses a part of it")]
 mod world;
 
 use std::time::Duration;

@@ -87,7 +87,7 @@ impl Cells {
         let (keeper, interval) = (guards.clone(), config.guards_interval);
         tasks.spawn("guards", move |stop| keeper.keep(interval, stop));
         let migration_records = Arc::clone(&guards.records);
-        let migrations = moves(guards, cloud.clone(), config, directory, tasks);
+        let migrations = moves(guards, config, directory, tasks);
         let parts = BulkParts {
             directory: directory.clone(),
             records: bulks,
@@ -125,13 +125,7 @@ impl Cells {
 }
 
 /// Starts the worker of migrations, and answers what is asked of them.
-fn moves(
-    guards: Guards,
-    cloud: Arc<dyn Cloud>,
-    config: &Config,
-    directory: &Directory,
-    tasks: &Tasks,
-) -> Migrations {
+fn moves(guards: Guards, config: &Config, directory: &Directory, tasks: &Tasks) -> Migrations {
     let concurrency = config.migration_concurrency as usize;
     let settings = DriverSettings {
         interval: config.migration_interval.min(Duration::from_secs(1)),
@@ -161,7 +155,7 @@ fn moves(
         guard_shards: u8::try_from(config.migration_guard_shards).unwrap_or(1),
         lease_margin: config.migration_lease_margin,
     };
-    Migrations::new(guards, cloud, Randomness::system(), defaults)
+    Migrations::new(guards, Randomness::system(), defaults)
 }
 
 /// Between two looks of a bulk at a migration that soaks or is parked, in intervals between looks at others.

@@ -23,7 +23,7 @@ use super::aws::Regions;
 use super::records::{CellRecords, CellTablesRecord, Cells};
 use super::table_set::{TableSet, TableSetId, TableSpec};
 use crate::directory::{
-    DecisionTrace, Directory, Error, Home, Refused, RouteOptions, RouteRequest,
+    DecisionTrace, Directory, Error, Home, Refused, Residence, RouteOptions, RouteRequest,
 };
 use crate::domain::{Cell, CellId, Epoch, PartitionKey, WriteMode};
 use crate::store::StoreError;
@@ -202,16 +202,24 @@ impl CellData {
 
     /// Where a tenant lives.
     async fn home(&self, tenant: &PartitionKey) -> Result<Lives, DataError> {
-        let options = Arc::new(RouteOptions::default());
-        let request =
-            RouteRequest::new(tenant.clone(), options, DecisionTrace::under(self.rpc.clone()));
-        match self.directory.route(request).await?.home {
-            Home::Placed(residence) => {
-                let moving = residence.write_mode == WriteMode::Logged;
-                let epoch = moving.then_some(residence.epoch);
-                Ok(Lives { cell: residence.cell.id().clone(), moving: epoch })
-            }
-            // Not asked for, so not answered.
+        let (residence, _) = self.routed(tenant.clone(), RouteOptions::default()).await?;
+        let moving = residence.write_mode == WriteMode::Logged;
+        let epoch = moving.then_some(residence.epoch);
+        Ok(Lives { cell: residence.cell.id().clone(), moving: epoch })
+    }
+
+    /// A tenant's residence, and until when it holds.
+    async fn routed(
+        &self,
+        tenant: PartitionKey,
+        options: RouteOptions,
+    ) -> Result<(Residence, Option<Instant>), DataError> {
+        let trace = DecisionTrace::under(self.rpc.clone());
+        let request = RouteRequest::new(tenant, Arc::new(options), trace);
+        let routed = self.directory.route(request).await?;
+        match routed.home {
+            Home::Placed(residence) => Ok((residence, routed.lease_until)),
+            // A guess is not asked for, so not answered.
             Home::Default(_) => Err(Error::from(StoreError::Timeout).into()),
         }
     }

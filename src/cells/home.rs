@@ -1,6 +1,9 @@
 //! Where the directory's own tables are, and which others one transaction reaches together with them.
 
+use cells_guard::CellTables;
+
 use super::cloud::{Cloud, CloudError, TableRef};
+use super::table_set::TableSet;
 use crate::domain::{Cell, Region};
 
 /// The Region of the directory's own tables.
@@ -12,8 +15,23 @@ pub struct Home {
 }
 
 impl Home {
+    /// The tables that a cell has by a table set, for its registration.
+    pub async fn tables_of(
+        &self,
+        cloud: &dyn Cloud,
+        set: &TableSet,
+        prefix: &str,
+        cell: &Cell,
+    ) -> Result<CellTables, CloudError> {
+        let together = match set.tables.first() {
+            Some(first) => self.reaches(cloud, cell, &first.table_name(prefix, &cell.id)).await?,
+            None => false,
+        };
+        Ok(set.cell_tables(prefix, cell, together))
+    }
+
     /// Whether one transaction spans the directory's tables and this one of a cell: it is in the same Region.
-    pub async fn reaches(
+    async fn reaches(
         &self,
         cloud: &dyn Cloud,
         cell: &Cell,

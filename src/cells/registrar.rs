@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use sha2::{Digest, Sha256};
 
 use super::capacity::Accounts;
 use super::check;
@@ -16,7 +15,6 @@ use super::records::{CellRecords, Cells, Started};
 use super::table_set::{TableSet, TableSetId};
 use crate::directory::{Directory, Error, Randomness, Refused, Request};
 use crate::domain::{Cell, CellId};
-use crate::store::StoreError;
 
 /// How often a write of a new version is tried against others who write one, too.
 const MAX_RACES: usize = 8;
@@ -81,7 +79,7 @@ impl Registrar {
             }
             set.version = present.map_or(1, |present| present.version + 1);
             set.created = self.directory.now();
-            if validate_only || self.records.put_table_set(&set).await.map_err(open)? {
+            if validate_only || self.records.put_table_set(&set).await.map_err(Error::of_write)? {
                 return Ok(set);
             }
         }
@@ -209,7 +207,7 @@ impl Registrar {
         request: Option<&Request>,
     ) -> Result<Option<Operation>, CellsError> {
         let Some(request) = request else { return Ok(None) };
-        match self.records.operation(&id_of(request)?).await? {
+        match self.records.operation(&operation_id(request.begins())?).await? {
             Some(begun) if begun.digest == request.digest && begun.cell == *cell => Ok(Some(begun)),
             Some(_) => Err(CellsError::RequestIdReused),
             None => Ok(None),
@@ -227,15 +225,12 @@ impl Registrar {
             return Ok(begun);
         }
         let (id, digest) = match request {
-            Some(request) => (id_of(request)?, request.digest.clone()),
-            None => {
-                let random: u128 = self.randomness.draw();
-                (operation_id(format!("op-{random:032x}"))?, String::new())
-            }
+            Some(request) => (operation_id(request.begins())?, request.digest.clone()),
+            None => (operation_id(self.randomness.draw())?, String::new()),
         };
         let goal = goal(&id);
         let operation = Operation::new(id, cell.clone(), goal, digest, self.directory.now());
-        match self.records.start(&operation).await.map_err(open)? {
+        match self.records.start(&operation).await.map_err(Error::of_write)? {
             Started::Started => Ok(operation),
             Started::Exists(begun) if begun.digest == operation.digest && begun.cell == *cell => {
                 Ok(*begun)
@@ -260,22 +255,7 @@ pub(super) fn obstacles(cell: &Cell) -> Vec<String> {
     obstacles
 }
 
-/// Why a write was not done, or whether that is not known.
-fn open(error: StoreError) -> CellsError {
-    match error.ambiguous() {
-        true => CellsError::Directory(Error::OutcomeUnknown),
-        false => CellsError::Store(error),
-    }
-}
-
-/// An operation's id by the request that began it, so that a repeat finds it.
-fn id_of(request: &Request) -> Result<OperationId, CellsError> {
-    let hash = Sha256::digest(format!("{}/{}", request.method, request.id));
-    let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    operation_id(format!("op-{hash}"))
-}
-
-fn operation_id(id: String) -> Result<OperationId, CellsError> {
+fn operation_id(id: u128) -> Result<OperationId, CellsError> {
     // Always of the right form.
-    OperationId::new(id).map_err(|_| CellsError::RequestIdReused)
+    OperationId::new(format!("op-{id:032x}")).map_err(|_| CellsError::RequestIdReused)
 }

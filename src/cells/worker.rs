@@ -257,12 +257,7 @@ impl Worker {
             let cell = self.cells.cell(&operation.cell).await?;
             let set = self.records.table_set_at(set, version).await?;
             if let (Some(cell), Some(set)) = (cell, set) {
-                let first = set.tables.first().map(|spec| spec.table_name(&self.prefix, &cell.id));
-                let together = match &first {
-                    Some(table) => self.home.reaches(&*self.cloud, &cell, table).await?,
-                    None => false,
-                };
-                let tables = set.cell_tables(&self.prefix, &cell, together);
+                let tables = self.home.tables_of(&*self.cloud, &set, &self.prefix, &cell).await?;
                 self.cells.set_tables(&cell.id, Some(tables)).await?;
             }
         }

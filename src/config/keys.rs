@@ -20,6 +20,8 @@ pub mod bound {
     use std::ops::RangeInclusive;
     use std::time::Duration;
 
+    use crate::migration::bounds;
+
     type Span = RangeInclusive<Duration>;
 
     const MS: Duration = Duration::from_millis(1);
@@ -44,10 +46,10 @@ pub mod bound {
     pub const MIGRATION_INTERVAL: Span = Duration::from_millis(10)..=Duration::from_secs(5);
     pub const MIGRATION_TAKEOVER: Span = Duration::from_secs(1)..=HOUR;
     pub const MIGRATION_LEASE_MARGIN: Span = Duration::ZERO..=MINUTE;
-    pub const MIGRATION_SOAK: Span = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
-    pub const MIGRATION_PAUSE_BUDGET: Span = Duration::from_millis(50)..=MINUTE;
+    pub const MIGRATION_SOAK: Span = bounds::SOAK;
+    pub const MIGRATION_PAUSE_BUDGET: Span = bounds::PAUSE_BUDGET;
     pub const MIGRATION_CONCURRENCY: RangeInclusive<u32> = 1..=64;
-    pub const MIGRATION_WRITE_UNITS: RangeInclusive<u32> = 0..=1_000_000;
+    pub const MIGRATION_WRITE_UNITS: RangeInclusive<u32> = 0..=bounds::MAX_RATE;
     pub const MIGRATION_GUARD_SHARDS: RangeInclusive<u32> = 1..=16;
     pub const OPERATIONS_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const OPERATIONS_TAKEOVER: Span = Duration::from_secs(2)..=HOUR;

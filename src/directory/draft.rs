@@ -21,7 +21,7 @@ use cells_guard::CellTables;
 use crate::domain::{
     Capacity, Cell, CellId, CellState, Change, Cluster, Constraints, Endpoint, Epoch, JournalEntry,
     Labels, LeaseDuration, Loads, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Region,
-    RequestId, RequestRecord, Sequence, StoredOutcome, Timestamp, Weight,
+    RequestId, RequestRecord, Sequence, StoredOutcome, Timestamp, Weight, digest128,
 };
 use crate::store::{self, Commit, MAX_ENTRY_BYTES, MAX_WRITES, Write};
 use decide::Decision;
@@ -43,6 +43,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Names what the request begins, so that a repeat finds it: 128 bits of a digest.
+    pub fn begins(&self) -> u128 {
+        digest128(&format!("{}/{}", self.method, self.id))
+    }
+
     /// What the request is answered, given what its id was used for.
     ///
     /// # Errors

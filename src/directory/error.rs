@@ -28,6 +28,16 @@ pub enum Error {
     NotReady,
 }
 
+impl Error {
+    /// Why a write was not done, or that nobody knows whether it was.
+    pub fn of_write(error: StoreError) -> Self {
+        match error.ambiguous() {
+            true => Self::OutcomeUnknown,
+            false => Self::Store(error),
+        }
+    }
+}
+
 /// Of a queue whose task is away only while this replica is not ready.
 impl<T> From<TrySendError<T>> for Error {
     fn from(refused: TrySendError<T>) -> Self {

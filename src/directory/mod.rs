@@ -51,7 +51,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures::stream::FuturesUnordered;
+use futures::stream::{FuturesUnordered, Stream, try_unfold};
 use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -333,6 +333,19 @@ impl Directory {
         Ok(self.shared.store.placements.list(cell, limit, after).await?)
     }
 
+    /// All placements of a cell, in pages of at most `limit`.
+    pub fn pages(
+        &self,
+        cell: &CellId,
+        limit: usize,
+    ) -> impl Stream<Item = Result<Vec<Placement>, Error>> {
+        try_unfold(Some(None), move |from: Option<Option<Cursor>>| async move {
+            let Some(after) = from else { return Ok(None) };
+            let page = self.list(Some(cell), limit, after.as_ref()).await?;
+            Ok(Some((page.items, page.next.map(Some))))
+        })
+    }
+
     /// A tenant's past placements, newest first.
     pub async fn history(
         &self,
@@ -406,13 +419,13 @@ impl Directory {
     ///
     /// # Errors
     /// [`Refused::NoEligibleCell`].
-    pub async fn best_cell(
+    pub fn best_cell(
         &self,
+        registry: &Registry,
         key: &PartitionKey,
         entropy: u64,
         fits: impl Fn(&Cell) -> bool,
     ) -> Result<CellId, Error> {
-        let registry = self.registry().await?;
         let newcomer = Newcomer { key, constraints: &Constraints::default(), entropy };
         let cells = registry.cells().filter(|cell| fits(cell));
         let candidates = choose(&*self.shared.policy, newcomer, cells, &self.loads());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+pub use cells_balance::CellState;
 use cells_guard::CellTables;
 use serde::{Deserialize, Serialize};
 
@@ -113,42 +114,6 @@ impl Weight {
 
 /// How many placements a cell can take; `None` for no limit.
 pub type Capacity = Option<NonZeroU64>;
-
-/// What a cell may be used for. RETIRED is final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum CellState {
-    Active,
-    Cordoned,
-    Draining,
-    Quarantined,
-    Retired,
-}
-
-impl CellState {
-    pub const ALL: [CellState; 5] = [
-        CellState::Active,
-        CellState::Cordoned,
-        CellState::Draining,
-        CellState::Quarantined,
-        CellState::Retired,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            CellState::Active => "ACTIVE",
-            CellState::Cordoned => "CORDONED",
-            CellState::Draining => "DRAINING",
-            CellState::Quarantined => "QUARANTINED",
-            CellState::Retired => "RETIRED",
-        }
-    }
-
-    /// `None` for a text that is no state.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text)
-    }
-}
 
 /// A registered cell and the number of its placements.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

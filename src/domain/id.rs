@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// Why a value is not of a type: what is wrong and what would be right.
 ///
@@ -294,9 +295,24 @@ impl From<cells_migration::MigrationId> for MigrationId {
     }
 }
 
+/// The first 128 bits of a text's SHA-256: an id that is the same of the same, and of others another one.
+pub fn digest128(text: &str) -> u128 {
+    let bytes = Sha256::digest(text).first_chunk().copied().unwrap_or_default();
+    u128::from_be_bytes(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of requests that were answered before an update, too: a repeat has to find what they began.
+    #[test]
+    fn a_digest_stays_what_it_is() {
+        assert_eq!(
+            format!("{:032x}", digest128("StartMigration/abc")),
+            "e68ff0362958648186fac8d5ef8d775d"
+        );
+    }
 
     #[test]
     fn partition_keys_are_bounded_in_bytes_and_free_of_control_characters() {

@@ -52,17 +52,12 @@ impl CellLoad {
 
     /// How long ago it was measured. `None` where that cannot be: later than `now` by more than clocks may differ.
     pub fn age(&self, now: Timestamp) -> Option<Duration> {
-        let millis = now.millis().saturating_sub(self.at.millis());
-        match u64::try_from(millis) {
-            Ok(age) => Some(Duration::from_millis(age)),
-            Err(_) if millis > -CLOCKS_DIFFER_MILLIS => Some(Duration::ZERO),
-            Err(_) => None,
-        }
+        (self.at.since(now) < CLOCKS_DIFFER).then(|| now.since(self.at))
     }
 }
 
 /// By how much the clock of another replica may be ahead.
-const CLOCKS_DIFFER_MILLIS: i64 = 60_000;
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
 /// From which utilisation on new tenants are kept from a cell.
 #[derive(Debug, Clone, Copy, PartialEq)]

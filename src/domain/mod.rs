@@ -15,6 +15,7 @@ pub use cell::{Capacity, Cell, CellState, Endpoint, Labels, Region, Weight};
 pub use cluster::{Cluster, LeaseDuration};
 pub use id::{
     CellId, Epoch, Invalid, JournalId, MigrationId, Nonce, PartitionKey, RequestId, Sequence,
+    digest128,
 };
 pub use journal::{Change, JournalEntry};
 pub use load::{CellLoad, LEAST_SHARE, LoadTerms, Loads, TableLoad};

@@ -38,6 +38,17 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
+    /// Whole seconds as what expires is compared with: 0 before 1970.
+    pub fn unix_seconds(self) -> u64 {
+        u64::try_from(self.seconds()).unwrap_or(0)
+    }
+
+    /// The time since another one; none where that comes later, as clocks may go back.
+    pub fn since(self, earlier: Self) -> std::time::Duration {
+        let millis = self.0.saturating_sub(earlier.0);
+        std::time::Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+    }
+
     /// Saturates at the end of the year 9999.
     pub fn plus(self, duration: std::time::Duration) -> Self {
         let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
@@ -100,6 +111,14 @@ mod tests {
             assert_eq!(Timestamp::parse(&time.to_string()), Some(time), "{time}");
         }
         assert_eq!(Timestamp(0).to_string(), "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn no_time_passes_where_a_clock_goes_back() {
+        let [early, late] = [-1, 1500].map(|millis| Timestamp::from_millis(millis).unwrap());
+        assert_eq!(late.since(early), std::time::Duration::from_millis(1501));
+        assert!(early.since(late).is_zero());
+        assert_eq!((early.unix_seconds(), late.unix_seconds()), (0, 1));
     }
 
     #[test]

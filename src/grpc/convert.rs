@@ -336,8 +336,7 @@ pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
 
 /// 0 where the second comes before the first.
 pub fn duration_between(from: Timestamp, to: Timestamp) -> prost_types::Duration {
-    let millis = to.millis().saturating_sub(from.millis());
-    duration(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    duration(to.since(from))
 }
 
 pub fn duration(duration: Duration) -> prost_types::Duration {

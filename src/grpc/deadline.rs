@@ -20,6 +20,15 @@ use super::status::{Fault, Reason, refine};
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
 
+/// Waits until the caller gives up, if it ever does, for what the call ends with then.
+pub async fn exceeded(deadline: Option<Instant>) -> Status {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+    refine(Status::deadline_exceeded(""))
+}
+
 /// Longest timeout that is kept as a timer; a longer one is as good as none.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 

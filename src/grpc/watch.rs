@@ -7,8 +7,9 @@ use futures::stream::{BoxStream, StreamExt, unfold};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::deadline::exceeded;
 use super::page::Query;
-use super::status::{Fault, Reason, refine};
+use super::status::{Fault, Reason};
 use super::{convert, parse};
 use crate::directory::{Directory, Piece, Position, WatchEnd, WatchOptions, Watcher};
 use crate::domain::{CellId, Change, JournalEntry, Sequence, Timestamp};
@@ -57,17 +58,10 @@ pub fn begin(
 
 impl Watching {
     async fn next(&mut self) -> Result<v1::WatchResponse, Status> {
-        let deadline = self.deadline;
-        let exceeded = async move {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         let piece = tokio::select! {
             biased;
             () = self.draining.cancelled() => return Err(self.shutting_down().into()),
-            () = exceeded => return Err(refine(Status::deadline_exceeded(""))),
+            status = exceeded(self.deadline) => return Err(status),
             piece = self.watcher.next() => piece,
         };
         match piece {

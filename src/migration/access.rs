@@ -10,20 +10,20 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, ConditionCheck, Delete, DeleteRequest, KeysAndAttributes, Put,
-    ReturnConsumedCapacity, TransactWriteItem, WriteRequest,
+    AttributeValue, Delete, DeleteRequest, Put, ReturnConsumedCapacity, TransactWriteItem,
+    WriteRequest,
 };
+use cells_guard::sdk::{cancellation, condition_failed};
 use cells_guard::{
-    CellTable, CellTables, Condition, GuardTable, Item, LogRecord, Touched, guard, log,
+    CellTable, CellTables, Condition, GuardTable, Item, LogRecord, StoredGuard, Touched, guard, log,
 };
 use cells_migration::{GuardCheck, MigrationId};
 
 use crate::cells::Regions;
 use crate::domain::{Cell, CellId, PartitionKey};
 use crate::store::dynamodb::client::call_timeouts;
-use crate::store::dynamodb::from_sdk;
+use crate::store::dynamodb::{ByTable, batch_get, from_cancelled, from_sdk, rejected, transact};
 use crate::store::{MAX_KEYS, StoreError};
 
 /// Longest wait for the answer of a transaction: of 4 MB, it takes longer than a commit.
@@ -36,7 +36,7 @@ pub const MAX_BYTES: u64 = 3_500_000;
 /// Most records of a log that are removed at once: DynamoDB's limit for BatchWriteItem.
 pub const MAX_REMOVED: usize = 25;
 
-/// How often parts that a batch left over are asked for again, and how long is waited the first time.
+/// How often records that a batch left over are removed again, and how long is waited the first time.
 const MAX_BATCHES: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -74,8 +74,8 @@ pub type Items = (Vec<Item>, Option<Item>);
 impl CellAccess {
     /// `None`: the cell has no tables, or none that can hold guards, or not where the directory's transactions reach.
     pub fn of(cell: &Cell, regions: &Regions) -> Option<Self> {
-        let tables = cell.tables.clone().filter(|tables| tables.together)?;
-        let guards = tables.guard_table()?;
+        let tables = cell.tables.clone()?;
+        let guards = tables.reachable_guards()?;
         Some(Self { cell: cell.id.clone(), tables, guards, client: regions.dynamodb(&cell.region) })
     }
 
@@ -106,53 +106,34 @@ impl CellAccess {
             }
             query = query.projection_expression(projection);
         }
-        let page = reading(|| query.clone().send()).await?;
+        let page = reading(|| sent(query.clone().send())).await?;
         let next = page.last_evaluated_key.filter(|key| !key.is_empty());
         Ok((page.items.unwrap_or_default(), next))
     }
 
     /// Items by their keys, read consistently, in the order of the keys. A table that the cell does not have is an error.
     pub async fn get(&self, keys: &[Touched]) -> Result<Vec<Option<Item>>, StoreError> {
-        let mut found: HashMap<String, Vec<Item>> = HashMap::new();
+        let mut found = ByTable::new();
         for chunk in keys.chunks(MAX_KEYS) {
-            let mut left: HashMap<String, Vec<Item>> = HashMap::new();
+            let mut wanted = ByTable::new();
             for touched in chunk {
-                let table = self.table(&touched.table)?;
-                left.entry(table.table_name.clone()).or_default().push(touched.key.clone());
+                let table = &self.table(&touched.table)?.table_name;
+                wanted.entry(table.clone()).or_default().push(touched.key.clone());
             }
-            for round in 0..MAX_BATCHES {
-                if left.is_empty() {
-                    break;
-                }
-                if round > 0 {
-                    tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(round - 1)).await;
-                }
-                let wanted = left.into_iter().map(|(table, keys)| {
-                    let wanted = KeysAndAttributes::builder().set_keys(Some(keys));
-                    let wanted = wanted.consistent_read(true).build();
-                    wanted.map(|wanted| (table, wanted)).map_err(|e| rejected(e.to_string()))
-                });
-                let wanted = wanted.collect::<Result<_, _>>()?;
-                let request = self.client.batch_get_item().set_request_items(Some(wanted));
-                let answer = reading(|| request.clone().send()).await?;
-                for (table, items) in answer.responses.unwrap_or_default() {
-                    found.entry(table).or_default().extend(items);
-                }
-                let unprocessed = answer.unprocessed_keys.unwrap_or_default();
-                left = unprocessed.into_iter().map(|(table, left)| (table, left.keys)).collect();
-            }
-            if !left.is_empty() {
-                return Err(StoreError::Throttled);
+            for (table, items) in reading(|| batch_get(&self.client, wanted.clone())).await? {
+                found.entry(table).or_default().extend(items);
             }
         }
-        let by_key = |touched: &Touched| {
-            let items = found.get(&self.table(&touched.table).ok()?.table_name)?;
-            let is = |item: &&Item| {
-                touched.key.iter().all(|(name, value)| item.get(name) == Some(value))
-            };
-            items.iter().find(is).cloned()
+        let mut by_key = HashMap::new();
+        for table in &self.tables.tables {
+            let items = found.get(&table.table_name).into_iter().flatten();
+            by_key.extend(items.map(|item| ((&table.name, key_of(table, item)), item)));
+        }
+        let read = |touched: &Touched| {
+            let key = (&touched.table, key_of(self.table(&touched.table).ok()?, &touched.key));
+            by_key.get(&key).map(|item| Item::clone(item))
         };
-        Ok(keys.iter().map(by_key).collect())
+        Ok(keys.iter().map(read).collect())
     }
 
     /// Does all of these changes, or none, where the tenant's guard is as `check` says. At most [`MAX_CHANGES`] and [`MAX_BYTES`]. The same
@@ -187,23 +168,11 @@ impl CellAccess {
             }
             Err(error) => error,
         };
-        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
-            error.as_service_error()
-        else {
-            return Err(from_sdk(&error));
-        };
-        let codes = || cancelled.cancellation_reasons().iter().filter_map(|reason| reason.code());
-        let has = |wanted: &str| codes().any(|code| code == wanted);
-        if has("ConditionalCheckFailed") {
+        let Some(reasons) = cancellation(&error) else { return Err(from_sdk(&error)) };
+        match reasons.iter().any(condition_failed) {
             // There is one condition.
-            return Ok(Applied::Fenced);
-        }
-        if has("TransactionConflict") || has("ThrottlingError") {
-            return Err(StoreError::Throttled);
-        }
-        match codes().find(|code| *code != "None") {
-            Some("ProvisionedThroughputExceeded") => Err(StoreError::Throttled),
-            code => Err(rejected(format!("a transaction was cancelled: {}", code.unwrap_or("?")))),
+            true => Ok(Applied::Fenced),
+            false => Err(from_cancelled(reasons)),
         }
     }
 
@@ -214,29 +183,20 @@ impl CellAccess {
         shard: u8,
     ) -> Result<TransactWriteItem, StoreError> {
         let condition = Condition::of(check, self.cell.as_str());
-        let check = ConditionCheck::builder()
-            .table_name(&self.guards.table_name)
-            .set_key(Some(guard::key(&self.guards, tenant.as_str(), shard)))
-            .condition_expression(condition.expression)
-            .set_expression_attribute_values(Some(condition.values.into_iter().collect()));
-        let check = check.build().map_err(|error| rejected(error.to_string()))?;
-        Ok(TransactWriteItem::builder().condition_check(check).build())
+        transact::check(condition.of_guard(&self.guards, tenant.as_str(), shard).build())
     }
 
     fn transact_item(&self, change: Change) -> Result<TransactWriteItem, StoreError> {
-        let item = TransactWriteItem::builder();
-        let rejected = |error: aws_sdk_dynamodb::error::BuildError| rejected(error.to_string());
-        Ok(match change {
-            Change::Put { table, item: values } => {
+        match change {
+            Change::Put { table, item } => {
                 let put = Put::builder().table_name(&self.table(&table)?.table_name);
-                item.put(put.set_item(Some(values)).build().map_err(rejected)?)
+                transact::put(put.set_item(Some(item)).build())
             }
             Change::Delete(Touched { table, key }) => {
                 let delete = Delete::builder().table_name(&self.table(&table)?.table_name);
-                item.delete(delete.set_key(Some(key)).build().map_err(rejected)?)
+                transact::delete(delete.set_key(Some(key)).build())
             }
         }
-        .build())
     }
 
     /// Some records of one shard of a migration's log, read consistently, and whether there are more.
@@ -258,7 +218,7 @@ impl CellAccess {
                 ":pk",
                 AttributeValue::S(log::partition(migration, shard)),
             );
-        let page = reading(|| query.clone().send()).await?;
+        let page = reading(|| sent(query.clone().send())).await?;
         let read = |item: &Item| {
             log::read(&self.guards, item).map_err(|error| StoreError::Unreadable {
                 detail: format!("{}: {error}", self.guards.table_name),
@@ -284,7 +244,7 @@ impl CellAccess {
                 delete.map(|delete| WriteRequest::builder().delete_request(delete).build())
             };
             let removals = chunk.iter().map(removal).collect::<Result<Vec<_>, _>>();
-            let mut left = removals.map_err(|error| rejected(error.to_string()))?;
+            let mut left = removals.map_err(transact::incomplete)?;
             for round in 0..MAX_BATCHES {
                 if left.is_empty() {
                     break;
@@ -306,23 +266,42 @@ impl CellAccess {
     }
 
     /// The guard as it is, read consistently.
-    pub async fn guard(
-        &self,
-        tenant: &PartitionKey,
-    ) -> Result<Option<cells_guard::StoredGuard>, StoreError> {
+    pub async fn guard(&self, tenant: &PartitionKey) -> Result<Option<StoredGuard>, StoreError> {
         let request = self
             .client
             .get_item()
             .table_name(&self.guards.table_name)
             .set_key(Some(guard::key(&self.guards, tenant.as_str(), 0)))
             .consistent_read(true);
-        let answer = reading(|| request.clone().send()).await?;
-        let read = |item: Item| {
-            guard::read(&item).map_err(|error| StoreError::Unreadable {
-                detail: format!("{}: {error}", self.guards.table_name),
-            })
-        };
-        answer.item.map(read).transpose()
+        let answer = reading(|| sent(request.clone().send())).await?;
+        answer.item.map(|item| self.read_guard(&item)).transpose()
+    }
+
+    /// The guards of tenants as they are, read consistently, by their partitions.
+    pub async fn guards(
+        &self,
+        tenants: impl Iterator<Item = &PartitionKey>,
+    ) -> Result<HashMap<String, StoredGuard>, StoreError> {
+        let keys: Vec<Item> =
+            tenants.map(|tenant| guard::key(&self.guards, tenant.as_str(), 0)).collect();
+        let mut guards = HashMap::with_capacity(keys.len());
+        for chunk in keys.chunks(MAX_KEYS) {
+            let wanted = ByTable::from([(self.guards.table_name.clone(), chunk.to_vec())]);
+            for item in
+                reading(|| batch_get(&self.client, wanted.clone())).await?.into_values().flatten()
+            {
+                let partition = item.get(&self.guards.partition_key).and_then(|pk| pk.as_s().ok());
+                let Some(partition) = partition else { continue };
+                guards.insert(partition.clone(), self.read_guard(&item)?);
+            }
+        }
+        Ok(guards)
+    }
+
+    fn read_guard(&self, item: &Item) -> Result<StoredGuard, StoreError> {
+        guard::read(item).map_err(|error| StoreError::Unreadable {
+            detail: format!("{}: {error}", self.guards.table_name),
+        })
     }
 
     fn table(&self, name: &str) -> Result<&CellTable, StoreError> {
@@ -333,13 +312,12 @@ impl CellAccess {
 
 /// A read, sent again where it failed for a passing reason: a page or a look at a log is many of them, and to begin all of it again
 /// because of one would not get on where several in a hundred fail. It changes nothing, so no failure of it leaves anything open.
-async fn reading<T, E, F>(send: impl Fn() -> F) -> Result<T, StoreError>
+async fn reading<T, F>(send: impl Fn() -> F) -> Result<T, StoreError>
 where
-    F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    E: ProvideErrorMetadata + std::error::Error + 'static,
+    F: Future<Output = Result<T, StoreError>>,
 {
     for round in 0..=MAX_READS {
-        match send().await.map_err(|error| from_sdk(&error)) {
+        match send().await {
             Err(error) if error.transient() && round < MAX_READS => {
                 tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(round)).await;
             }
@@ -350,6 +328,21 @@ where
     Err(StoreError::Throttled)
 }
 
-fn rejected(detail: String) -> StoreError {
-    StoreError::Rejected { detail }
+async fn sent<T, E>(
+    call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, StoreError>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    call.await.map_err(|error| from_sdk(&error))
+}
+
+/// The values of a key, of a key itself or of its item.
+fn key_of<'a>(table: &CellTable, item: &'a Item) -> Vec<Option<&'a [u8]>> {
+    let bytes = |value: &'a AttributeValue| match value {
+        AttributeValue::S(text) | AttributeValue::N(text) => Some(text.as_bytes()),
+        AttributeValue::B(bytes) => Some(bytes.as_ref()),
+        _ => None,
+    };
+    table.key_names().map(|name| item.get(name).and_then(bytes)).collect()
 }

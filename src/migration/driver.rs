@@ -181,7 +181,7 @@ impl Driver {
                     Outcome::Failed(error) => {
                         failures += 1;
                         if !error.transient() && failures >= MAX_FAILURES {
-                            return self.park(format!("it cannot get on: {}", said(&error)));
+                            return self.park(format!("it cannot get on: {}", error.told()));
                         }
                         self.rest(&error, failures).await;
                     }
@@ -204,7 +204,7 @@ impl Driver {
     /// Waits after a failure, and says of what.
     async fn rest(&self, error: &StoreError, failures: u32) {
         tracing::debug!(migration = %self.pulse().id, %error, failures, "an action failed");
-        self.pulse().tale().trouble = Some(said(error));
+        self.pulse().tale().trouble = Some(error.told());
         tokio::time::sleep(pause_after(failures)).await;
     }
 
@@ -289,17 +289,6 @@ impl Driver {
 fn pause_after(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(10);
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE)
-}
-
-/// What operators are told of a failure: no text of AWS.
-fn said(error: &StoreError) -> String {
-    match error {
-        StoreError::Rejected { detail } => {
-            tracing::warn!(detail, "the store rejected a migration's request");
-            "the store rejected a request; the log says why".to_owned()
-        }
-        other => other.to_string(),
-    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -3,8 +3,8 @@
 use cells_migration::{Leg, Phase};
 
 use super::instruction::Instruction;
-use crate::cells::CellsError;
 use crate::cells::data::DataError;
+use crate::cells::{CellsError, CloudError};
 use crate::directory::{Error, Refused};
 use crate::domain::{CellId, MigrationId};
 use crate::store::StoreError;
@@ -39,6 +39,25 @@ pub enum MigrationError {
     /// There is no time for this instruction any more, or not yet.
     #[error("the migration cannot be {}: it is {}{}", .instruction.done(), .phase.name(), way(*.leg))]
     NotNow { instruction: Instruction, migration: MigrationId, leg: Leg, phase: Phase },
+}
+
+impl MigrationError {
+    /// What callers are told, without any text of AWS's: that goes to the log.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Store(error)
+            | Self::Directory(Error::Store(error))
+            | Self::Cells(CellsError::Store(error) | CellsError::Directory(Error::Store(error)))
+            | Self::Data(DataError::Store(error) | DataError::Directory(Error::Store(error))) => {
+                error.told()
+            }
+            Self::Cells(CellsError::Cloud(CloudError::Refused { code, detail })) => {
+                tracing::warn!(code, detail, "AWS refused a call of a migration");
+                format!("AWS refused a call with {code}")
+            }
+            other => other.to_string(),
+        }
+    }
 }
 
 fn way(leg: Leg) -> &'static str {

@@ -21,8 +21,7 @@ pub fn time_left(migration: &Migration, now: Timestamp) -> Option<Duration> {
         return None;
     }
     let (spec, progress) = (&migration.spec, &migration.progress);
-    let elapsed = now.millis().saturating_sub(migration.phase_since.millis());
-    let elapsed = Duration::from_millis(u64::try_from(elapsed).unwrap_or(0));
+    let elapsed = now.since(migration.phase_since);
     let all = progress.items_estimated;
     match migration.record.phase {
         Phase::Copying => {

@@ -15,6 +15,8 @@
 
 mod access;
 pub mod api;
+mod beats;
+pub mod bounds;
 pub mod bulk;
 mod copier;
 pub mod driver;

@@ -36,15 +36,20 @@ pub struct Measured {
 
 /// The cells of a move as they are reached, or why they are not.
 pub fn cells(source: &Cell, target: &Cell, regions: &Regions) -> Result<Cells, Vec<Obstacle>> {
-    let mut obstacles = Vec::new();
-    obstacles.extend([source, target].into_iter().filter_map(unreachable));
-    if let (Some(source), Some(target)) = (&source.tables, &target.tables) {
-        obstacles.extend(differences(source, target));
-    }
+    let obstacles = between(source, target);
     match (CellAccess::of(source, regions), CellAccess::of(target, regions)) {
         (Some(source), Some(target)) if obstacles.is_empty() => Ok(Cells { source, target }),
         _ => Err(obstacles),
     }
+}
+
+/// What of the cells' registrations stands in the way of a move between them.
+pub fn between(source: &Cell, target: &Cell) -> Vec<Obstacle> {
+    let mut obstacles: Vec<_> = [source, target].into_iter().filter_map(unreachable).collect();
+    if let (Some(source), Some(target)) = (&source.tables, &target.tables) {
+        obstacles.extend(differences(source, target));
+    }
+    obstacles
 }
 
 fn unreachable(cell: &Cell) -> Option<Obstacle> {

@@ -47,10 +47,6 @@ pub trait MigrationRecords: Send + Sync + 'static {
     /// The tenants that move now, and the migrations that work on them.
     async fn moving(&self) -> Result<Vec<(PartitionKey, MigrationId)>, StoreError>;
 
-    /// The migration that works on a tenant.
-    async fn moving_tenant(&self, tenant: &PartitionKey)
-    -> Result<Option<MigrationId>, StoreError>;
-
     /// Migrations, the newest first. One that ended long ago may be left out.
     async fn migrations(
         &self,

@@ -10,7 +10,6 @@ use cells_cost::PriceTable;
 use cells_guard::Touched;
 use cells_migration::{Record, Wish};
 use cells_verify::{Census, Differing, Verifier};
-use sha2::{Digest, Sha256};
 
 use super::access::CellAccess;
 use super::api::{Filter, MigrationApi, TenantVerification};
@@ -23,10 +22,10 @@ use super::preflight::{self, Measured};
 use super::records::{Begun, MigrationRecords, Order};
 use super::steps::Cells;
 use super::verify;
-use crate::cells::{CellsError, Cloud, TableRef, TableSetId};
-use crate::directory::{Directory, Error, Randomness, Refused, Request};
+use crate::cells::{CellsError, TableRef, TableSetId};
+use crate::directory::{Directory, Error, Randomness, Refused, Registry, Request};
 use crate::domain::{Cell, CellId, MigrationId, PartitionKey, Placement};
-use crate::store::{Cursor, Page, StoreError};
+use crate::store::{Cursor, Page};
 
 /// Write units a second that one partition takes at most, by which a move without a limit is estimated.
 const PARTITION_UNITS: u64 = 1000;
@@ -60,28 +59,18 @@ pub struct Migrations {
     directory: Directory,
     records: Arc<dyn MigrationRecords>,
     guards: Guards,
-    /// Tables as AWS has them.
-    cloud: Arc<dyn Cloud>,
     randomness: Randomness,
     defaults: Defaults,
 }
 
 impl Migrations {
-    pub fn new(
-        guards: Guards,
-        cloud: Arc<dyn Cloud>,
-        randomness: Randomness,
-        defaults: Defaults,
-    ) -> Self {
+    pub fn new(guards: Guards, randomness: Randomness, defaults: Defaults) -> Self {
         let (directory, records) = (guards.directory.clone(), Arc::clone(&guards.records));
-        Self { directory, records, guards, cloud, randomness, defaults }
+        Self { directory, records, guards, randomness, defaults }
     }
 
     /// What is asked taken to mean, and the cells that it is about. Nothing stands in the way of it but what the tables hold.
-    async fn specified(
-        &self,
-        ask: &Ask,
-    ) -> Result<(Spec, Placement, Arc<Cell>, Cells), MigrationError> {
+    async fn specified(&self, ask: &Ask) -> Result<Specified, MigrationError> {
         let placement = self.directory.placement(&ask.tenant).await?;
         if let Some(expired) = placement.expires.filter(|_| placement.expired(self.directory.now()))
         {
@@ -91,22 +80,19 @@ impl Migrations {
             return Err(self.moving(migration).await?);
         }
         let registry = self.directory.registry().await?;
-        let cell = |id: &CellId| {
-            let cell = registry.cell(id).cloned();
-            cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })
-        };
-        let source = cell(&placement.cell)?;
+        let source = known(&registry, &placement.cell)?;
         let target = match &ask.target {
             TargetCell::Cell(id) if *id == placement.cell => {
                 return Err(MigrationError::SameCell(id.clone()));
             }
-            TargetCell::Cell(id) => cell(id)?,
+            TargetCell::Cell(id) => known(&registry, id)?,
             TargetCell::Choose => {
                 let fits = |cell: &Cell| {
-                    preflight::cells(&source, cell, &self.guards.regions).is_ok()
-                        && cell.id != source.id
+                    cell.id != source.id && preflight::between(&source, cell).is_empty()
                 };
-                cell(&self.directory.best_cell(&ask.tenant, self.randomness.draw(), fits).await?)?
+                let entropy = self.randomness.draw();
+                let best = self.directory.best_cell(&registry, &ask.tenant, entropy, fits)?;
+                known(&registry, &best)?
             }
         };
         if let Some(why) = target.refuses_new_tenants() {
@@ -124,7 +110,7 @@ impl Migrations {
             rate_limit: ask.rate_limit.or(self.defaults.rate_limit),
             guard_shards: self.defaults.guard_shards,
         };
-        Ok((spec, placement, source, cells))
+        Ok(Specified { spec, placement, source, target, cells })
     }
 
     /// Why a tenant that moves is not moved.
@@ -147,16 +133,11 @@ impl Migrations {
         let mut obstacles = preflight::look(cells, placement).await?;
         // A start would write it.
         obstacles.retain(|obstacle| change || !matches!(obstacle, Obstacle::GuardMissing { .. }));
-        match obstacles.is_empty() {
-            true => Ok(()),
-            false => Err(MigrationError::Obstructed(obstacles)),
-        }
+        clear(obstacles)
     }
 
     /// That the target's tables can be set back to a point in time, where they are declared to be and the endpoint knows of it.
-    async fn recoverable(&self, target: &CellId) -> Result<(), MigrationError> {
-        let registry = self.directory.registry().await?;
-        let Some(cell) = registry.cell(target) else { return Ok(()) };
+    async fn recoverable(&self, cell: &Cell) -> Result<(), MigrationError> {
         let Some(tables) = &cell.tables else { return Ok(()) };
         let Ok(set) = TableSetId::new(&tables.set) else { return Ok(()) };
         let set = self.guards.cells.table_set_at(&set, tables.version).await?;
@@ -165,18 +146,15 @@ impl Migrations {
             if spec.recovery_days.is_none() {
                 continue;
             }
-            let name = spec.table_name(&self.guards.prefix, target);
+            let name = spec.table_name(&self.guards.prefix, &cell.id);
             let table = TableRef { region: cell.region.clone(), name };
-            let observed = self.cloud.observe(&table).await.map_err(CellsError::from)?;
+            let observed = self.guards.cloud.observe(&table).await.map_err(CellsError::from)?;
             let off = observed.as_ref().and_then(|seen| seen.recovery_days.known()) == Some(&None);
             if off {
                 obstacles.push(Obstacle::NotRecoverable { table: table.name });
             }
         }
-        match obstacles.is_empty() {
-            true => Ok(()),
-            false => Err(MigrationError::Obstructed(obstacles)),
-        }
+        clear(obstacles)
     }
 
     fn estimate(&self, spec: Spec, source: &Cell, measured: &Measured) -> Estimate {
@@ -196,20 +174,19 @@ impl Migrations {
         Estimate { spec, items, bytes, read_units, write_units, cost_micros, duration }
     }
 
-    async fn live(&self, migration: &Migration) -> Result<Cells, MigrationError> {
-        let registry = self.directory.registry().await?;
-        let cell = |id: &CellId| {
-            let cell = registry.cell(id).cloned();
-            cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })
-        };
-        let (source, target) = (cell(&migration.spec.source)?, cell(&migration.spec.target)?);
+    fn live(&self, registry: &Registry, migration: &Migration) -> Result<Cells, MigrationError> {
+        let Spec { source, target, .. } = &migration.spec;
+        let (source, target) = (known(registry, source)?, known(registry, target)?);
         preflight::cells(&source, &target, &self.guards.regions).map_err(MigrationError::Obstructed)
     }
 
     /// Cells where the tenant lived before, that are registered and have tables.
-    async fn former(&self, placement: &Placement) -> Result<Vec<CellAccess>, MigrationError> {
+    async fn former(
+        &self,
+        registry: &Registry,
+        placement: &Placement,
+    ) -> Result<Vec<CellAccess>, MigrationError> {
         let history = self.directory.history(&placement.key, MAX_FORMER, None).await?;
-        let registry = self.directory.registry().await?;
         let mut seen = HashSet::from([placement.cell.clone()]);
         let cells = history.items.into_iter().filter_map(|past| {
             let cell = registry.cell(&past.cell).filter(|cell| seen.insert(cell.id.clone()))?;
@@ -218,15 +195,23 @@ impl Migrations {
         Ok(cells.collect())
     }
 
-    fn seconds(&self) -> u64 {
-        u64::try_from(self.directory.now().seconds()).unwrap_or(0)
-    }
-
     async fn census(&self, cell: &CellAccess, tenant: &str) -> Result<u64, MigrationError> {
         let census = Census::new(verify::side(cell), tenant).map_err(incompatible)?;
-        let tally = census.one_cell(self.seconds()).await.map_err(verify::store_error)?;
+        let tally = census
+            .one_cell(self.directory.now().unix_seconds())
+            .await
+            .map_err(verify::store_error)?;
         Ok(tally.items)
     }
+}
+
+/// What is asked for, and what it was taken to mean.
+struct Specified {
+    spec: Spec,
+    placement: Placement,
+    source: Arc<Cell>,
+    target: Arc<Cell>,
+    cells: Cells,
 }
 
 /// Where a migration comes from.
@@ -259,11 +244,11 @@ impl Migrations {
         {
             return again(begun);
         }
-        let (spec, placement, source, cells) = self.specified(&ask).await?;
+        let Specified { spec, placement, source, target, cells } = self.specified(&ask).await?;
         if let Some(due) = due.filter(|due| *due != spec.source) {
             return Err(MigrationError::Elsewhere { due, cell: spec.source });
         }
-        self.recoverable(&spec.target).await?;
+        self.recoverable(&target).await?;
         self.cleared(&placement, &source, &cells, true).await?;
         let now = self.directory.now();
         let migration = Migration {
@@ -281,7 +266,7 @@ impl Migrations {
             bulk: part.map(|part| part.bulk.to_string()),
             beat: 0,
         };
-        match self.records.begin(&migration, part.as_ref()).await.map_err(open)? {
+        match self.records.begin(&migration, part.as_ref()).await.map_err(Error::of_write)? {
             Begun::Begun => Ok(migration),
             Begun::Exists(begun) => again(*begun),
             Begun::Moving(other) => Err(self.moving(other).await?),
@@ -293,8 +278,8 @@ impl Migrations {
 #[async_trait]
 impl MigrationApi for Migrations {
     async fn plan(&self, ask: Ask) -> Result<Estimate, MigrationError> {
-        let (spec, placement, source, cells) = self.specified(&ask).await?;
-        self.recoverable(&spec.target).await?;
+        let Specified { spec, placement, source, target, cells } = self.specified(&ask).await?;
+        self.recoverable(&target).await?;
         self.cleared(&placement, &source, &cells, false).await?;
         let measured = preflight::measure(&cells, &spec.tenant).await?;
         if measured.too_large > 0 {
@@ -311,7 +296,7 @@ impl MigrationApi for Migrations {
         caller: Option<String>,
     ) -> Result<Migration, MigrationError> {
         let id = match &request {
-            Some(request) => id_of(request),
+            Some(request) => MigrationId::new(request.begins()),
             None => MigrationId::new(self.randomness.draw()),
         };
         let digest = request.map(|request| request.digest).unwrap_or_default();
@@ -343,7 +328,7 @@ impl MigrationApi for Migrations {
             Instruction::Resume => Order::Pause(false),
             Instruction::Retry => Order::Unpark,
         };
-        self.records.order(id, order, self.directory.now()).await.map_err(open)?;
+        self.records.order(id, order, self.directory.now()).await.map_err(Error::of_write)?;
         self.get(id).await
     }
 
@@ -354,9 +339,8 @@ impl MigrationApi for Migrations {
     async fn verify(&self, tenant: &PartitionKey) -> Result<TenantVerification, MigrationError> {
         let placement = self.directory.placement(tenant).await?;
         let registry = self.directory.registry().await?;
-        let home = registry.cell(&placement.cell);
-        let home = home.ok_or_else(|| Refused::CellNotFound { cell: placement.cell.clone() })?;
-        let home = CellAccess::of(home, &self.guards.regions)
+        let home = known(&registry, &placement.cell)?;
+        let home = CellAccess::of(&home, &self.guards.regions)
             .ok_or_else(|| Obstacle::NoTables { cell: placement.cell.clone() })?;
         let mut findings = Findings::default();
         let (mut cells, mut leftovers) = (Vec::new(), 0);
@@ -365,7 +349,7 @@ impl MigrationApi for Migrations {
             None => None,
             Some(id) => {
                 let migration = self.get(id).await?;
-                let both = self.live(&migration).await?;
+                let both = self.live(&registry, &migration)?;
                 Some(both.of(migration.record.live().other()).clone())
             }
         };
@@ -380,7 +364,7 @@ impl MigrationApi for Migrations {
                 cells.push((home.cell.clone(), findings.source_items));
             }
         }
-        for former in self.former(&placement).await? {
+        for former in self.former(&registry, &placement).await? {
             if other.as_ref().is_some_and(|other| other.cell == former.cell) {
                 continue;
             }
@@ -401,7 +385,7 @@ impl Migrations {
         mut keys: Vec<Touched>,
     ) -> Result<Vec<Differing>, MigrationError> {
         for _ in 0..RECHECKS {
-            let checked = verifier.recheck(&keys, self.seconds()).await;
+            let checked = verifier.recheck(&keys, self.directory.now().unix_seconds()).await;
             let differing = checked.map_err(verify::store_error)?.differing;
             if differing.is_empty() {
                 return Ok(differing);
@@ -409,7 +393,7 @@ impl Migrations {
             keys = differing.into_iter().map(|one| one.at).collect();
             tokio::time::sleep(RECHECK_PAUSE).await;
         }
-        let checked = verifier.recheck(&keys, self.seconds()).await;
+        let checked = verifier.recheck(&keys, self.directory.now().unix_seconds()).await;
         Ok(checked.map_err(verify::store_error)?.differing)
     }
 
@@ -425,7 +409,7 @@ impl Migrations {
         let mut findings = Findings::default();
         let mut place = verifier.start();
         loop {
-            let now = self.seconds();
+            let now = self.directory.now().unix_seconds();
             let page = verifier.compare_page(&place, now).await.map_err(verify::store_error)?;
             findings.count(&page);
             let suspects: Vec<_> = page.suspects.iter().map(|one| one.at.clone()).collect();
@@ -446,22 +430,20 @@ fn cost_micros(region: &str, read_units: u64, write_units: u64) -> Option<u64> {
     u64::try_from(cost.picos() / 1_000_000).ok()
 }
 
-/// A migration's id by the request that began it, so that a repeat finds it.
-fn id_of(request: &Request) -> MigrationId {
-    let hash = Sha256::digest(format!("{}/{}", request.method, request.id));
-    let bytes: [u8; 16] = hash.first_chunk().copied().unwrap_or_default();
-    MigrationId::new(u128::from_be_bytes(bytes))
+fn known(registry: &Registry, id: &CellId) -> Result<Arc<Cell>, Refused> {
+    let cell = registry.cell(id).cloned();
+    cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })
+}
+
+/// Whether nothing stands in the way.
+fn clear(obstacles: Vec<Obstacle>) -> Result<(), MigrationError> {
+    match obstacles.is_empty() {
+        true => Ok(()),
+        false => Err(MigrationError::Obstructed(obstacles)),
+    }
 }
 
 fn incompatible(error: cells_verify::Incompatible) -> MigrationError {
     let why = format!("cannot be compared: {error}");
     Obstacle::SchemasDiffer { table: "set".to_owned(), why }.into()
-}
-
-/// Why a write was not done, or whether that is not known.
-fn open(error: StoreError) -> Error {
-    match error.ambiguous() {
-        true => Error::OutcomeUnknown,
-        false => Error::Store(error),
-    }
 }

@@ -85,7 +85,7 @@ impl Comparison<'_> {
             // One that this plan did not make is of tables that have changed: from the beginning, then.
             false => cells_verify::Cursor::decode(&cursor.0).unwrap_or_else(|_| verifier.start()),
         };
-        let now = self.seconds();
+        let now = self.directory.now().unix_seconds();
         let compared = verifier.compare_page(&place, now).await.map_err(store_error)?;
         {
             let mut tale = self.pulse.tale();
@@ -109,10 +109,6 @@ impl Comparison<'_> {
         Ok(Some(next))
     }
 
-    fn seconds(&self) -> u64 {
-        u64::try_from(self.directory.now().seconds()).unwrap_or(0)
-    }
-
     /// Looks at keys again, and writes what differs as it is where the tenant lives. `false`: the guard does not let it.
     ///
     /// What a record of the log names is no finding: it was written since, and is looked at again by whoever drains the log. That holds for
@@ -122,7 +118,8 @@ impl Comparison<'_> {
         let verifier = self.verifier()?;
         let (mut keys, mut rounds) = (keys.to_vec(), 0);
         for _ in 0..MAX_DRAINS {
-            let checked = verifier.recheck(&keys, self.seconds()).await.map_err(store_error)?;
+            let now = self.directory.now().unix_seconds();
+            let checked = verifier.recheck(&keys, now).await.map_err(store_error)?;
             let mut differing = checked.differing;
             if differing.is_empty() {
                 return Ok(true);

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use cells_migration::Wish;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::beats::Beats;
 use super::driver::{Driver, Left, Shared};
 use super::model::Migration;
 use crate::domain::MigrationId;
@@ -33,8 +33,8 @@ pub struct MigrationWorker {
     pub settings: WorkerSettings,
 }
 
-/// The worker's number and beat of a migration that somebody else has, and since when they are so.
-type Watched = HashMap<MigrationId, ((u64, u64), Instant)>;
+/// Migrations that somebody else has.
+type Watched = Beats<MigrationId>;
 
 impl MigrationWorker {
     /// Works until `stop`, and until those under way have left off.
@@ -49,10 +49,7 @@ impl MigrationWorker {
             }
             while let Some(ended) = drivers.try_join_next() {
                 match ended {
-                    Ok((id, left)) => {
-                        tracing::debug!(migration = %id, ?left, "left a migration");
-                        held.remove(&id);
-                    }
+                    Ok((id, left)) => tracing::debug!(migration = %id, ?left, "left a migration"),
                     // Which one it was is known by what is not held any more.
                     Err(error) => tracing::error!(%error, "a worker of a migration failed"),
                 }
@@ -88,7 +85,7 @@ impl MigrationWorker {
             return Ok(Vec::new());
         }
         let mut moving = self.shared.records.moving().await?;
-        watched.retain(|id, _| moving.iter().any(|(_, moving)| moving == id));
+        watched.keep(|id| moving.iter().any(|(_, moving)| moving == id));
         moving.retain(|(_, id)| !held.contains_key(id));
         let mut wanted = Vec::new();
         for (_, id) in moving {
@@ -112,15 +109,8 @@ fn is_free(migration: &Migration, watched: &mut Watched, takeover: Duration) -> 
     if waits || record.phase.ended() {
         return false;
     }
-    if record.worker == 0 {
-        return true;
-    }
-    let (now, beat) = (Instant::now(), (record.worker, migration.beat));
-    let (seen, since) = watched.entry(migration.id()).or_insert((beat, now));
-    if *seen != beat {
-        (*seen, *since) = (beat, now);
-    }
-    now.duration_since(*since) >= takeover
+    let beat = (record.worker, migration.beat);
+    record.worker == 0 || watched.stands_still(migration.id(), beat, takeover)
 }
 
 #[cfg(test)]

@@ -272,13 +272,6 @@ impl MigrationRecords for MemoryStore {
         Ok(state.moving.iter().map(|(tenant, id)| (tenant.clone(), *id)).collect())
     }
 
-    async fn moving_tenant(
-        &self,
-        tenant: &PartitionKey,
-    ) -> Result<Option<MigrationId>, StoreError> {
-        Ok(self.state.lock().moving.get(tenant).copied())
-    }
-
     async fn migrations(
         &self,
         limit: usize,
@@ -504,7 +497,6 @@ impl State {
             GuardEffect::Remove => {
                 self.guards.remove(&key);
             }
-            GuardEffect::Keep => {}
         }
     }
 }

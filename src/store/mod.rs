@@ -198,8 +198,6 @@ pub enum GuardEffect {
     /// Somebody else holds it.
     Hold(Holder),
     Remove,
-    /// Nothing: it is only checked.
-    Keep,
 }
 
 /// An item that a write touches.
@@ -403,6 +401,17 @@ impl StoreError {
     /// Whether a write that ended so may have been done, or may be done yet.
     pub fn ambiguous(&self) -> bool {
         matches!(self, Self::Timeout | Self::Failed)
+    }
+
+    /// What callers are told, without any text of AWS's: that goes to the log.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Rejected { detail } => {
+                tracing::warn!(detail, "the store rejected a request");
+                "the store rejected a request; the log says why".to_owned()
+            }
+            other => other.to_string(),
+        }
     }
 }
 

@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
-use cell_directory::proto::v1;
 use cells_client::data::{Call, Data, DataError, Expression, How, Item, Query, Reads, Write};
 use cells_client::{Directory, Error, Mode};
 use cells_guard::{GuardTable, StoredGuard, guard, log};
 use cells_migration::{Guard, GuardState, Holder, MigrationId, WriteMode};
 
-use crate::celld::Celld;
+use crate::celld::{Celld, table};
 use crate::{MODES, SOON, World, client, place, until};
 
 const TABLE: &str = "Orders";
@@ -27,35 +26,7 @@ fn config(world: &World) -> Config {
 }
 
 async fn provision(server: &Celld, cells: &[&str]) {
-    let mut admin = server.admin().await;
-    let key = |name: &str| Some(v1::KeyAttribute { name: name.to_owned(), r#type: 0 });
-    let table = v1::TableSpec {
-        name: TABLE.to_owned(),
-        partition_key: key("PK"),
-        sort_key: key("SK"),
-        tenant_key_templates: vec!["CUSTOMER#{partition_key}".to_owned()],
-        ..Default::default()
-    };
-    let table_set_id = "default".to_owned();
-    let set = v1::TableSet { table_set_id, tables: vec![table], ..Default::default() };
-    let request = v1::PutTableSetRequest { table_set: Some(set), validate_only: false };
-    admin.put_table_set(request).await.unwrap();
-    for cell in cells {
-        let request =
-            v1::ProvisionCellRequest { cell_id: (*cell).to_owned(), ..Default::default() };
-        let begun = admin.provision_cell(request).await.unwrap().into_inner().operation.unwrap();
-        let deadline = Instant::now() + SOON;
-        loop {
-            let request = v1::GetOperationRequest { operation_id: begun.operation_id.clone() };
-            let answer = admin.get_operation(request).await.unwrap().into_inner();
-            let operation = answer.operation.unwrap();
-            if operation.state() == v1::OperationState::Succeeded {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{operation:?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
+    server.provision(vec![table(TABLE, Some("SK"))], cells).await;
 }
 
 fn text(value: &str) -> AttributeValue {

@@ -138,6 +138,34 @@ impl Celld {
     }
 }
 
+impl Celld {
+    /// Gives cells these tables, and waits until they have them.
+    pub async fn provision(&self, tables: Vec<v1::TableSpec>, cells: &[&str]) {
+        let mut admin = self.admin().await;
+        let table_set_id = "default".to_owned();
+        let set = v1::TableSet { table_set_id, tables, ..Default::default() };
+        let request = v1::PutTableSetRequest { table_set: Some(set), validate_only: false };
+        admin.put_table_set(request).await.unwrap();
+        for cell in cells {
+            let cell_id = (*cell).to_owned();
+            let request = v1::ProvisionCellRequest { cell_id, ..Default::default() };
+            let begun = admin.provision_cell(request).await.unwrap().into_inner();
+            let operation_id = begun.operation.unwrap().operation_id;
+            let deadline = Instant::now() + STARTING;
+            loop {
+                let request = v1::GetOperationRequest { operation_id: operation_id.clone() };
+                let answer = admin.get_operation(request).await.unwrap().into_inner();
+                let operation = answer.operation.unwrap();
+                if operation.state() == v1::OperationState::Succeeded {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "{operation:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
 impl Drop for Celld {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -158,6 +186,18 @@ pub async fn ready(address: &str) {
         }
         assert!(Instant::now() < deadline, "celld listens, but does not get ready");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A table of a tenant's, with `PK` and perhaps a sort key, both strings.
+pub fn table(name: &str, sort_key: Option<&str>) -> v1::TableSpec {
+    let key = |name: &str| v1::KeyAttribute { name: name.to_owned(), r#type: 0 };
+    v1::TableSpec {
+        name: name.to_owned(),
+        partition_key: Some(key("PK")),
+        sort_key: sort_key.map(key),
+        tenant_key_templates: vec!["CUSTOMER#{partition_key}".to_owned()],
+        ..Default::default()
     }
 }
 

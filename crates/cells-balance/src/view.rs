@@ -14,7 +14,7 @@ const MAX_UTILISATION: f64 = 1_000.0;
 const MIN_SIZE: f64 = 1e-3;
 const MAX_SIZE: f64 = 1e6;
 
-/// What a cell may be used for.
+/// What a cell may be used for. RETIRED is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum CellState {
@@ -26,6 +26,9 @@ pub enum CellState {
 }
 
 impl CellState {
+    pub const ALL: [Self; 5] =
+        [Self::Active, Self::Cordoned, Self::Draining, Self::Quarantined, Self::Retired];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "ACTIVE",
@@ -34,6 +37,11 @@ impl CellState {
             Self::Quarantined => "QUARANTINED",
             Self::Retired => "RETIRED",
         }
+    }
+
+    /// `None` for a text that is no state.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 }
 

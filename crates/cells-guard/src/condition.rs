@@ -1,12 +1,13 @@
 //! What is asked of a guard, as a condition on its item.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::builders::ConditionCheckBuilder;
+use aws_sdk_dynamodb::types::{AttributeValue, ConditionCheck};
 use cells_migration::{GuardCheck, GuardState, WriteMode};
 
 use crate::guard::{
-    CELL, EPOCH, MIGRATION, MODE, STATE, WORKER, migration_name, mode_name, state_name,
+    self, CELL, EPOCH, MIGRATION, MODE, STATE, WORKER, migration_name, mode_name, state_name,
 };
-use crate::{number, text};
+use crate::{GuardTable, number, text};
 
 /// A condition expression and the values of its placeholders, which begin with `:guard`. It names attributes as they are: none of them is
 /// a reserved word.
@@ -55,6 +56,15 @@ impl Condition {
             }
         };
         condition
+    }
+
+    /// The same as a part of a transaction, of one of the items of a tenant's guard.
+    pub fn of_guard(self, table: &GuardTable, tenant: &str, shard: u8) -> ConditionCheckBuilder {
+        ConditionCheck::builder()
+            .table_name(&table.table_name)
+            .set_key(Some(guard::key(table, tenant, shard)))
+            .condition_expression(self.expression)
+            .set_expression_attribute_values(Some(self.values.into_iter().collect()))
     }
 
     fn open(&mut self, epoch: u64, mode: WriteMode) -> String {

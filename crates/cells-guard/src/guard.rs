@@ -47,6 +47,15 @@ pub struct StoredGuard {
     pub next: Option<String>,
 }
 
+impl StoredGuard {
+    /// Of a tenant who lives in the cell and does not move.
+    pub fn open(cell: &str, epoch: u64) -> Self {
+        let (state, mode) = (GuardState::Open, WriteMode::Direct);
+        let guard = Guard { state, epoch, mode, holder: None };
+        Self { guard, cell: cell.to_owned(), shards: 1, next: None }
+    }
+}
+
 /// The partition of one of a guard's items.
 pub fn partition(tenant: &str, shard: u8) -> String {
     format!("\u{1}guard#{shard}#{tenant}")

@@ -5,6 +5,8 @@
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::CancellationReason;
 use aws_smithy_types::retry::ErrorKind;
 
 /// Longest text of the SDK that a `detail` takes over.
@@ -17,6 +19,10 @@ const THROTTLED: [&str; 4] = [
     "Throttling",
 ];
 
+/// Codes of a single write that met with another one, or with a transaction, on the same item.
+pub(crate) const CONTENDED: [&str; 2] =
+    ["TransactionConflictException", "ReplicatedWriteConflictException"];
+
 /// Codes of an answer whose request may have been done, or may be done yet, though they come with a 4xx status: the same
 /// transaction is still at work under the same token.
 const OPEN: [&str; 1] = ["TransactionInProgressException"];
@@ -25,6 +31,7 @@ const OPEN: [&str; 1] = ["TransactionInProgressException"];
 /// from what was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
+    /// Not done, and worth another try: the rate was too high, or something else was at work on the item.
     #[error("dynamodb throttles")]
     Throttled,
     /// It may have been done.
@@ -82,7 +89,7 @@ impl Failure {
 
     fn of_service(error: &impl ProvideErrorMetadata, status: u16) -> Self {
         let code = error.code().unwrap_or("no error code");
-        if THROTTLED.contains(&code) || status == 429 {
+        if THROTTLED.contains(&code) || CONTENDED.contains(&code) || status == 429 {
             Self::Throttled
         } else if !(400..500).contains(&status)
             || code == "InternalServerError"
@@ -98,6 +105,50 @@ impl Failure {
     pub(crate) fn rejected(detail: String) -> Self {
         Self::Rejected { detail: cut(detail) }
     }
+}
+
+/// Why a transaction was cancelled, of what is left when no condition failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    /// Another transaction was at work on one of the items.
+    Contended,
+    Throttled,
+    /// As it is, it will never be done. For logs only.
+    Other(String),
+}
+
+impl Cancelled {
+    /// Something that passes counts first: what else is wrong shows when it is sent again.
+    pub fn of(reasons: &[CancellationReason]) -> Self {
+        let has = |code| reasons.iter().any(|reason| reason.code() == Some(code));
+        if has("TransactionConflict") {
+            Self::Contended
+        } else if has("ThrottlingError") || has("ProvisionedThroughputExceeded") {
+            Self::Throttled
+        } else {
+            let why = reasons.iter().find(|reason| reason.code() != Some("None"));
+            let code = why.and_then(CancellationReason::code).unwrap_or("no code");
+            let message = why.and_then(CancellationReason::message).unwrap_or("no message");
+            Self::Other(cut(format!("the transaction was cancelled: {code}: {message}")))
+        }
+    }
+}
+
+/// Of each part of a transaction why it was cancelled, if that is what the error says.
+pub fn cancellation(
+    error: &SdkError<TransactWriteItemsError, HttpResponse>,
+) -> Option<&[CancellationReason]> {
+    match error.as_service_error()? {
+        TransactWriteItemsError::TransactionCanceledException(cancelled) => {
+            Some(cancelled.cancellation_reasons())
+        }
+        _ => None,
+    }
+}
+
+/// Whether it was this part's condition that does not hold.
+pub fn condition_failed(reason: &CancellationReason) -> bool {
+    reason.code() == Some("ConditionalCheckFailed")
 }
 
 /// Whether the HTTP client says of an error without a connection that it may pass: a connection that was closed as soon as it was made.
@@ -127,7 +178,7 @@ mod tests {
 
     #[test]
     fn service_errors_are_told_apart() {
-        for code in THROTTLED {
+        for code in THROTTLED.into_iter().chain(CONTENDED) {
             assert_eq!(service(code, 400), Failure::Throttled);
         }
         assert_eq!(service("InternalServerError", 500), Failure::Failed);
@@ -144,6 +195,24 @@ mod tests {
             let detail = format!("{code}: m");
             assert_eq!(service(code, 400), Failure::Rejected { detail });
         }
+    }
+
+    /// Whatever the order of the parts: what passes is tried again, and what does not is not taken for it.
+    #[test]
+    fn cancelled_transactions_are_told_apart() {
+        let of = |codes: [&str; 3]| {
+            let reason = |code| CancellationReason::builder().code(code).message("m").build();
+            Cancelled::of(&codes.map(reason))
+        };
+        for throttled in ["ThrottlingError", "ProvisionedThroughputExceeded"] {
+            assert_eq!(of(["None", throttled, "None"]), Cancelled::Throttled);
+            assert_eq!(of(["ValidationError", "None", throttled]), Cancelled::Throttled);
+            assert_eq!(of([throttled, "TransactionConflict", "None"]), Cancelled::Contended);
+        }
+        let other = "the transaction was cancelled: ValidationError: m".to_owned();
+        assert_eq!(of(["None", "ValidationError", "None"]), Cancelled::Other(other));
+        let none = "the transaction was cancelled: no code: no message".to_owned();
+        assert_eq!(Cancelled::of(&[]), Cancelled::Other(none));
     }
 
     /// What never had a connection was not done. For want of one it may be tried again; for want of anything else that is no use.

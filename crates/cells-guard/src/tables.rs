@@ -76,6 +76,11 @@ impl CellTables {
         self.table(self.guards.as_ref()?)?.as_guard_table()
     }
 
+    /// The table that holds guards and logs, where one transaction spans it and the directory's own.
+    pub fn reachable_guards(&self) -> Option<GuardTable> {
+        self.guard_table().filter(|_| self.together)
+    }
+
     /// The same tables with guards where they were before, or else in the first table that can hold them.
     pub fn with_guards_as(mut self, before: Option<&Self>) -> Self {
         let can = |table: &&CellTable| table.as_guard_table().is_some();

@@ -7,14 +7,12 @@
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use cells_guard::CellTable;
+use cells_guard::writer::CELL_ID;
 use sha2::{Digest, Sha256};
 
 use crate::{Item, number};
 
 pub type Hash = [u8; 32];
-
-/// The attribute that says which cell an item is in.
-pub const CELL_ID: &str = "CellId";
 
 /// DynamoDB nests 32 levels; a reader that answers with more than this is not read to the end.
 const MAX_DEPTH: usize = 64;

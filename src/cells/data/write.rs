@@ -7,9 +7,7 @@ use cells_guard::CellTables;
 use cells_guard::writer::{Busy, Call, Error as WriteError, Home, How, Options, Route, Routes};
 
 use super::{CellData, DataError, Item, LEAST_LEASE};
-use crate::directory::{
-    DecisionTrace, Error, Home as DirectoryHome, Refused, RouteOptions, RouteRequest,
-};
+use crate::directory::{Error, Refused, RouteOptions};
 use crate::domain::{Cell, CellId, Epoch, PartitionKey, WriteMode};
 use crate::store::StoreError;
 use crate::store::dynamodb::from_failure;
@@ -123,13 +121,7 @@ impl Routes for CellData {
             deadline: self.deadline,
             ..RouteOptions::default()
         };
-        let trace = DecisionTrace::under(self.rpc.clone());
-        let request = RouteRequest::new(tenant, Arc::new(options), trace);
-        let routed = self.directory.route(request).await?;
-        // A guess is not asked for, so not answered.
-        let DirectoryHome::Placed(residence) = routed.home else {
-            return Err(Error::from(StoreError::Timeout).into());
-        };
+        let (residence, lease) = self.routed(tenant, options).await?;
         let mode = match residence.write_mode {
             WriteMode::Direct => cells_migration::WriteMode::Direct,
             WriteMode::Logged => cells_migration::WriteMode::Logged,
@@ -138,7 +130,7 @@ impl Routes for CellData {
             home: self.writers_home(residence.cell.id()).await?,
             epoch: Some(residence.epoch.get()),
             mode,
-            lease: routed.lease_until,
+            lease,
         })
     }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use cells_guard::StoredGuard;
-use cells_migration::{Guard, GuardState};
 
 use super::{Action, Addition, CellPatch, Destination, NewCell, Outcome, Step};
 use crate::directory::error::Refused;
@@ -199,14 +198,7 @@ impl Decision<'_> {
     /// The guard of a new tenant, in the same transaction as its placement: no cell but the tenant's own has an open one. No check is
     /// needed: that the tenant had no cell says that nobody holds a guard of it, and a former stay's marker gives way.
     fn open_guard(&self, placement: &Placement) -> Option<Write> {
-        let guard = Guard {
-            state: GuardState::Open,
-            epoch: placement.epoch.get(),
-            mode: cells_migration::WriteMode::Direct,
-            holder: None,
-        };
-        let cell = placement.cell.as_str().to_owned();
-        let guard = StoredGuard { guard, cell, shards: 1, next: None };
+        let guard = StoredGuard::open(placement.cell.as_str(), placement.epoch.get());
         self.guard(placement, GuardEffect::Set(guard))
     }
 
@@ -216,8 +208,7 @@ impl Decision<'_> {
 
     /// `None`: the cell has no guards, or none that the same transaction reaches.
     fn guard(&self, placement: &Placement, effect: GuardEffect) -> Option<Write> {
-        let tables = self.registry.cell(&placement.cell)?.tables.as_ref()?;
-        let table = tables.guard_table().filter(|_| tables.together)?;
+        let table = self.registry.cell(&placement.cell)?.tables.as_ref()?.reachable_guards()?;
         let (cell, tenant) = (placement.cell.clone(), placement.key.clone());
         Some(Write::Guard(GuardWrite { table, cell, tenant, shard: 0, check: None, effect }))
     }

@@ -1,23 +1,14 @@
 //! What is asked to be moved, and how: from a message, with its bounds.
 
 use std::num::NonZeroU32;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::grpc::parse;
 use crate::grpc::status::{Fault, Reason};
+use crate::migration::bounds::{MAX_RATE, PAUSE_BUDGET, SOAK};
 use crate::migration::{Ask, TargetCell, Verification};
 use crate::proto::v1;
 use crate::proto::v1::start_migration_request::Target;
-
-/// Both cells are kept current through the soak: every write costs twice, and more.
-const SOAK: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 24 * 3600);
-
-/// A fence has to be seen by whoever writes, and drained: below this, none would ever be short enough.
-const PAUSE_BUDGET: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
-
-/// Write capacity units a second.
-const MAX_RATE: u32 = 1_000_000;
 
 pub fn ask(request: v1::StartMigrationRequest) -> Result<Ask, Fault> {
     let verification = verification("verification", request.verification)?;

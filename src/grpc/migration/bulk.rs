@@ -12,6 +12,7 @@ use crate::domain::Labels;
 use crate::grpc::page::{self, Query};
 use crate::grpc::parse;
 use crate::grpc::status::{Fault, Reason};
+use crate::migration::bounds::MAX_RATE;
 use crate::migration::bulk::{
     BulkApi, BulkError, BulkId, BulkPage, DrainAsk, How, RebalanceAsk, Targets, Terms,
 };
@@ -19,9 +20,6 @@ use crate::proto::v1;
 
 /// Highest utilisation that can be asked for.
 const MAX_UTILISATION: f64 = 1000.0;
-
-/// Write capacity units a second.
-const MAX_UNITS: u32 = 1_000_000;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -192,7 +190,7 @@ fn limits(asked: Option<v1::BulkLimits>) -> Result<Limits, Fault> {
         per_source: limit("per_source", asked.per_source, MAX_RUNNING)?.unwrap_or(or.per_source),
         per_target: limit("per_target", asked.per_target, MAX_RUNNING)?.unwrap_or(or.per_target),
         open: limit("open", asked.open, MAX_OPEN)?.unwrap_or(or.open),
-        units_per_cell: limit("units_per_cell", asked.units_per_cell, MAX_UNITS)?,
+        units_per_cell: limit("units_per_cell", asked.units_per_cell, MAX_RATE)?,
         attempts: limit("attempts", asked.attempts, MAX_ATTEMPTS)?.unwrap_or(or.attempts),
     })
 }

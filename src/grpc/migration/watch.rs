@@ -13,7 +13,8 @@ use tonic::Status;
 use super::message;
 use crate::directory::{Clock, Error};
 use crate::domain::MigrationId;
-use crate::grpc::status::{Fault, Reason, refine};
+use crate::grpc::deadline::exceeded;
+use crate::grpc::status::{Fault, Reason};
 use crate::migration::{Migration, MigrationApi, MigrationError};
 use crate::proto::v1;
 
@@ -98,17 +99,10 @@ impl Watching {
 
     /// Waits until it is time for the next look.
     async fn pause(&self) -> Result<(), Status> {
-        let deadline = self.deadline;
-        let exceeded = async move {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = self.draining.cancelled() => Err(shutting_down().into()),
-            () = exceeded => Err(refine(Status::deadline_exceeded(""))),
+            status = exceeded(self.deadline) => Err(status),
             () = tokio::time::sleep(INTERVAL) => Ok(()),
         }
     }

@@ -7,16 +7,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cells_balance::{CellState as State, CellView, LastMove, TenantView};
+use cells_balance::{CellView, LastMove, TenantView};
 use cells_migration::{Leg, Phase};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 
 use super::api::Targets;
 use super::error::BulkError;
 use crate::cells::TableRef;
 use crate::cells::capacity::{Accounts, share::MAX_PAGES};
-use crate::directory::Directory;
-use crate::domain::{Cell, CellId, CellState, Loads, PartitionKey, Placement};
+use crate::directory::{Directory, Registry};
+use crate::domain::{Cell, Loads, PartitionKey, Placement};
 use crate::migration::MigrationRecords;
 
 /// How long tenants are measured in all.
@@ -37,6 +37,9 @@ const MAX_LATE: usize = 1000;
 /// Placements of a page.
 const PAGE: usize = 1000;
 
+/// Items and bytes of tenants.
+type Stored = HashMap<PartitionKey, (u64, u64)>;
+
 /// What reads the world for plans.
 #[derive(Clone)]
 pub struct Gather {
@@ -55,10 +58,10 @@ impl Gather {
     /// All cells, and the tenants of those that are `wanted`, the fullest first.
     pub async fn gather(
         &self,
+        registry: &Registry,
         targets: &Targets,
         wanted: impl Fn(&CellView) -> bool,
     ) -> Result<Gathered, BulkError> {
-        let registry = self.directory.registry().await?;
         let loads = self.directory.loads();
         let cells: Vec<CellView> = registry.cells().map(|cell| view(cell, &loads)).collect();
         let mut of: Vec<&CellView> = cells.iter().filter(|cell| wanted(cell)).collect();
@@ -70,7 +73,7 @@ impl Gather {
         let until = tokio::time::Instant::now() + MEASURING;
         for view in of {
             let Some(cell) = registry.cell_named(&view.id) else { continue };
-            let mut placements = self.placements(&cell.id).await?;
+            let mut placements = self.directory.pages(&cell.id, PAGE).try_concat().await?;
             // Whoever moves between two cells while they are listed could be in both.
             placements.retain(|placement| seen.insert(placement.key.clone()));
             let stored = self.measure(cell, &placements, until).await;
@@ -79,25 +82,13 @@ impl Gather {
         Ok(Gathered { cells, tenants })
     }
 
-    async fn placements(&self, cell: &CellId) -> Result<Vec<Placement>, BulkError> {
-        let (mut placements, mut cursor) = (Vec::new(), None);
-        loop {
-            let page = self.directory.list(Some(cell), PAGE, cursor.as_ref()).await?;
-            placements.extend(page.items);
-            cursor = page.next;
-            if cursor.is_none() {
-                return Ok(placements);
-            }
-        }
-    }
-
     /// Items and bytes of tenants, as far as there is time; of a large tenant, of its first megabytes.
     async fn measure(
         &self,
         cell: &Cell,
         placements: &[Placement],
         until: tokio::time::Instant,
-    ) -> HashMap<PartitionKey, (u64, u64)> {
+    ) -> Stored {
         let keys: Vec<PartitionKey> = placements.iter().map(|one| one.key.clone()).collect();
         let look = |key: PartitionKey| async move {
             let stored = tokio::time::timeout_at(until, self.stored(cell, &key)).await;
@@ -134,24 +125,20 @@ impl Gather {
         view: &CellView,
         targets: &Targets,
         placements: Vec<Placement>,
-        stored: &HashMap<PartitionKey, (u64, u64)>,
+        stored: &Stored,
     ) -> Vec<TenantView> {
         let required = required(cell, targets);
         let soon = self.directory.now().plus(EXPIRES_SOON);
-        let measured: u64 = stored.values().map(|(_, bytes)| bytes).sum();
-        // What DescribeTable says is hours old.
-        let whole = view.bytes.unwrap_or(0).max(measured);
+        let whole = whole(view.bytes, placements.len(), stored);
         let tenant = |placement: Placement| {
             let stored = stored.get(&placement.key);
             let bytes = stored.map(|(_, bytes)| *bytes);
-            // Without all of the cell's bytes nothing is known of a part of them.
-            let known = view.bytes.is_some() || stored_all(stored, measured, whole);
             TenantView {
                 key: placement.key.as_str().to_owned(),
                 cell: view.id.clone(),
                 bytes,
                 items: stored.map(|(items, _)| *items),
-                load_share: bytes.filter(|_| known && whole > 0).map(|b| b as f64 / whole as f64),
+                load_share: bytes.zip(whole).map(|(bytes, whole)| bytes as f64 / whole as f64),
                 required_labels: required.clone(),
                 allowed_regions: Vec::new(),
                 moving: placement.migration.is_some(),
@@ -190,9 +177,13 @@ impl Gather {
     }
 }
 
-/// Whether what was measured is all that is known of.
-fn stored_all(stored: Option<&(u64, u64)>, measured: u64, whole: u64) -> bool {
-    stored.is_some() && measured == whole
+/// All bytes of a cell, of which a tenant's are a part. `None`: without what DescribeTable said, and without all tenants measured, nothing
+/// is known of a part.
+fn whole(reported: Option<u64>, placements: usize, stored: &Stored) -> Option<u64> {
+    let known = reported.is_some() || stored.len() == placements;
+    let measured: u64 = stored.values().map(|(_, bytes)| bytes).sum();
+    // What DescribeTable says is hours old.
+    Some(reported.unwrap_or(0).max(measured)).filter(|whole| known && *whole > 0)
 }
 
 /// The labels that a target must share with the cell that is left.
@@ -212,13 +203,7 @@ fn view(cell: &Cell, loads: &Loads) -> CellView {
         id: cell.id.as_str().to_owned(),
         region: cell.region.as_str().to_owned(),
         labels: labels.collect(),
-        state: match cell.state {
-            CellState::Active => State::Active,
-            CellState::Cordoned => State::Cordoned,
-            CellState::Draining => State::Draining,
-            CellState::Quarantined => State::Quarantined,
-            CellState::Retired => State::Retired,
-        },
+        state: cell.state,
         placements: cell.placements,
         capacity: cell.capacity.map(std::num::NonZeroU64::get),
         weight: cell.weight.get(),
@@ -226,7 +211,7 @@ fn view(cell: &Cell, loads: &Loads) -> CellView {
         size: 1.0,
         bytes: load.map(|load| load.bytes()),
         schema_group: schema_group(cell),
-        together: tables.is_some_and(|tables| tables.together && tables.guard_table().is_some()),
+        together: tables.is_some_and(|tables| tables.reachable_guards().is_some()),
     }
 }
 
@@ -240,4 +225,25 @@ fn schema_group(cell: &Cell) -> String {
         format!("{:?}", (&table.name, &table.partition_key, &table.sort_key, &table.tenant_keys))
     });
     declared.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A measurement that was cut off tells of no part: of two tenants of three each would seem to be half of the cell.
+    #[test]
+    fn parts_are_of_all_that_a_cell_holds_or_not_known() {
+        let stored = |bytes: &[u64]| {
+            let tenant = |n| PartitionKey::new(format!("tenant-{n}")).unwrap();
+            bytes.iter().enumerate().map(|(n, bytes)| (tenant(n), (1, *bytes))).collect::<Stored>()
+        };
+        assert_eq!(whole(None, 3, &stored(&[10, 10])), None);
+        assert_eq!(whole(None, 3, &stored(&[10, 10, 20])), Some(40));
+        assert_eq!(whole(Some(100), 3, &stored(&[10, 10])), Some(100));
+        // More was measured than was there hours ago.
+        assert_eq!(whole(Some(5), 3, &stored(&[10, 10])), Some(20));
+        assert_eq!(whole(Some(0), 3, &stored(&[])), None);
+        assert_eq!(whole(None, 0, &stored(&[])), None);
+    }
 }

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use cells_balance::bulk::{End, Header, Summary};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::domain::{Invalid, MigrationId, Timestamp};
+use crate::domain::{Invalid, MigrationId, Timestamp, digest128};
 use crate::migration::Verification;
 
 /// A bulk's name: 32 lower-case hexadecimal digits.
@@ -38,9 +37,7 @@ impl fmt::Display for BulkId {
 
 /// The migration of a tenant's attempt: the same of the same, and of others another one.
 pub fn migration_id(bulk: &str, tenant: &str, attempt: u32) -> MigrationId {
-    let hash = Sha256::digest(format!("bulk/{bulk}/{attempt}/{tenant}"));
-    let bytes: [u8; 16] = hash.first_chunk().copied().unwrap_or_default();
-    MigrationId::new(u128::from_be_bytes(bytes))
+    MigrationId::new(digest128(&format!("bulk/{bulk}/{attempt}/{tenant}")))
 }
 
 /// How each tenant is moved. What is `None` is as configured.

@@ -102,7 +102,7 @@ impl Moves for Migrations {
 }
 
 fn not_started(error: &MigrationError) -> NotStarted {
-    let reason = error.to_string();
+    let reason = error.told();
     let refused = |retry| NotStarted::Refused { reason: reason.clone(), retry };
     match error {
         MigrationError::SameCell(_) => NotStarted::There,
@@ -125,5 +125,31 @@ fn not_started(error: &MigrationError) -> NotStarted {
             StoreError::Rejected { .. } | StoreError::Unreadable { .. },
         )) => refused(true),
         _ => NotStarted::Passing(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cells::{CellsError, CloudError};
+
+    #[test]
+    fn a_reason_has_no_text_of_aws() {
+        let rejected = || StoreError::Rejected { detail: "no: arn:aws:iam::123456789012".into() };
+        let (code, detail) =
+            ("AccessDenied".to_owned(), "no: arn:aws:iam::123456789012".to_owned());
+        for error in [
+            MigrationError::Store(rejected()),
+            MigrationError::Directory(rejected().into()),
+            MigrationError::Cells(CellsError::Store(rejected())),
+            MigrationError::Cells(CloudError::Refused { code, detail }.into()),
+        ] {
+            let (NotStarted::Refused { reason, .. } | NotStarted::Passing(reason)) =
+                not_started(&error)
+            else {
+                panic!("{error:?}")
+            };
+            assert!(!reason.is_empty() && !reason.contains("arn:"), "{reason}");
+        }
     }
 }

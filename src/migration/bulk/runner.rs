@@ -106,7 +106,7 @@ impl Runner {
         let turned = self.try_turn().await;
         if let Err(error) = &turned {
             self.held = None;
-            self.progress.lock().trouble = Some(error.to_string());
+            self.progress.lock().trouble = Some(error.told());
         }
         turned
     }

@@ -7,7 +7,6 @@ use cells_balance::bulk::{Cancel, Header, Item, Purpose, State};
 use cells_balance::{
     Bulk, DrainOptions, Plan, RebalanceOptions, Residency, plan_drain, plan_rebalance,
 };
-use sha2::{Digest, Sha256};
 
 use super::api::{BulkApi, BulkPage, DrainAsk, How, MAX_PROBLEMS, RebalanceAsk, Targets};
 use super::error::BulkError;
@@ -15,10 +14,10 @@ use super::gather::Gather;
 use super::model::{BulkId, BulkProgress, BulkRecord, Planned};
 use super::records::{BulkBegun, BulkRecords};
 use crate::cells::capacity::Accounts;
-use crate::directory::{Directory, Error, Randomness, Refused, Request};
+use crate::directory::{Directory, Error, Randomness, Refused, Registry, Request};
 use crate::domain::CellState;
 use crate::migration::MigrationRecords;
-use crate::store::{Cursor, Page, StoreError};
+use crate::store::{Cursor, Page};
 
 /// How often a change of a header is tried while others change it.
 const MAX_TRIES: u32 = 8;
@@ -49,13 +48,6 @@ fn residency(targets: &Targets) -> Residency {
     }
 }
 
-/// A bulk's id by the request that began it, so that a repeat finds it.
-fn id_of(request: &Request) -> BulkId {
-    let hash = Sha256::digest(format!("{}/{}", request.method, request.id));
-    let bytes: [u8; 16] = hash.first_chunk().copied().unwrap_or_default();
-    BulkId::new(u128::from_be_bytes(bytes))
-}
-
 impl Bulks {
     pub fn new(parts: BulkParts) -> Self {
         let BulkParts { directory, records, migrations, accounts, randomness } = parts;
@@ -66,7 +58,7 @@ impl Bulks {
     /// The bulk that a request has begun already.
     async fn repeat(&self, request: Option<&Request>) -> Result<Option<BulkPage>, BulkError> {
         let Some(request) = request else { return Ok(None) };
-        match self.records.bulk(id_of(request)).await? {
+        match self.records.bulk(BulkId::new(request.begins())).await? {
             None => Ok(None),
             Some(begun) => self.again(begun, &request.digest).await.map(Some),
         }
@@ -85,7 +77,7 @@ impl Bulks {
             return Err(BulkError::NothingToMove { staying });
         }
         let id = match &how.request {
-            Some(request) => id_of(request),
+            Some(request) => BulkId::new(request.begins()),
             None => BulkId::new(self.randomness.draw()),
         };
         let now = self.directory.now();
@@ -107,7 +99,7 @@ impl Bulks {
             worker: 0,
             beat: 0,
         };
-        match self.records.begin_bulk(&record, &changes.chunks).await.map_err(open)? {
+        match self.records.begin_bulk(&record, &changes.chunks).await.map_err(Error::of_write)? {
             BulkBegun::Begun => Ok(BulkPage { record, problems: Vec::new() }),
             BulkBegun::Exists(begun) => {
                 let digest = record.planned.digest;
@@ -147,20 +139,19 @@ impl Bulks {
             }
             header.revision += 1;
             let now = self.directory.now();
-            if self.records.steer_bulk(id, &header, now).await.map_err(open)? {
+            if self.records.steer_bulk(id, &header, now).await.map_err(Error::of_write)? {
                 return self.page(BulkRecord { header, updated: now, ..record }).await;
             }
         }
         Err(Refused::Contended.into())
     }
 
-    async fn drain(&self, ask: &DrainAsk) -> Result<Plan, BulkError> {
-        let registry = self.directory.registry().await?;
+    async fn drain(&self, registry: &Registry, ask: &DrainAsk) -> Result<Plan, BulkError> {
         if registry.cell(&ask.cell).is_none() {
             return Err(Refused::CellNotFound { cell: ask.cell.clone() }.into());
         }
         let cell = ask.cell.as_str();
-        let gathered = self.gather.gather(&ask.targets, |view| view.id == cell).await?;
+        let gathered = self.gather.gather(registry, &ask.targets, |view| view.id == cell).await?;
         let options = DrainOptions { residency: residency(&ask.targets), ceiling: ask.ceiling };
         Ok(plan_drain(cell, &gathered.tenants, &gathered.cells, &options)?)
     }
@@ -169,7 +160,7 @@ impl Bulks {
 #[async_trait]
 impl BulkApi for Bulks {
     async fn plan_drain(&self, ask: DrainAsk) -> Result<Plan, BulkError> {
-        self.drain(&ask).await
+        self.drain(&*self.directory.registry().await?, &ask).await
     }
 
     async fn start_drain(&self, ask: DrainAsk, how: How) -> Result<BulkPage, BulkError> {
@@ -182,7 +173,7 @@ impl BulkApi for Bulks {
         if !matches!(state, CellState::Cordoned | CellState::Draining) {
             return Err(BulkError::TakesTenants { cell: ask.cell, state });
         }
-        let plan = self.drain(&ask).await?;
+        let plan = self.drain(&registry, &ask).await?;
         let purpose = Purpose::Drain { cell: ask.cell.as_str().to_owned() };
         self.begin(purpose, plan, how).await
     }
@@ -190,7 +181,8 @@ impl BulkApi for Bulks {
     async fn plan_rebalance(&self, ask: RebalanceAsk) -> Result<Plan, BulkError> {
         let takes_part =
             |view: &cells_balance::CellView| view.utilisation.is_some() && view.placements > 0;
-        let gathered = self.gather.gather(&ask.targets, takes_part).await?;
+        let registry = self.directory.registry().await?;
+        let gathered = self.gather.gather(&registry, &ask.targets, takes_part).await?;
         let last = self.gather.last_moves().await?;
         let options = RebalanceOptions {
             residency: residency(&ask.targets),
@@ -253,14 +245,6 @@ fn in_time(bulk: BulkId, header: &Header) -> Result<(), BulkError> {
     match header.ended {
         None => Ok(()),
         Some(_) => Err(BulkError::NotNow { bulk, why: "has ended" }),
-    }
-}
-
-/// Why a write was not done, or whether that is not known.
-fn open(error: StoreError) -> Error {
-    match error.ambiguous() {
-        true => Error::OutcomeUnknown,
-        false => Error::Store(error),
     }
 }
 

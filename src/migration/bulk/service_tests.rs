@@ -19,8 +19,8 @@ use crate::domain::{
     TableLoad, Weight,
 };
 use crate::migration::bulk::Terms;
-use crate::store::Store;
 use crate::store::memory::MemoryStore;
+use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 

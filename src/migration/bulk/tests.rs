@@ -43,6 +43,8 @@ struct World {
     /// Tenants that cannot be moved, and whether to try again helps.
     refused: BTreeMap<String, bool>,
     calls: usize,
+    /// What the store says while it will do nothing.
+    rejects: Option<&'static str>,
     /// At which call, and how.
     crash: Option<(usize, Crash)>,
     crashed: bool,
@@ -59,6 +61,9 @@ impl Fake {
         let mut world = self.0.lock();
         if world.crashed {
             return Err(StoreError::Unreachable);
+        }
+        if let Some(detail) = world.rejects {
+            return Err(StoreError::Rejected { detail: detail.into() });
         }
         world.calls += 1;
         match world.crash.filter(|(at, _)| *at == world.calls) {
@@ -427,4 +432,19 @@ async fn what_soaks_makes_room_for_others_up_to_the_limit_of_those_that_are_open
     assert!(
         matches!(&reasons[0].state, State::Failed { reason, retry: false } if reason == "a key is disabled")
     );
+}
+
+/// Whoever may look at a bulk is not shown what AWS says of accounts and roles.
+#[tokio::test]
+async fn what_aws_says_is_not_told_of_a_bulk() {
+    let fake = begun();
+    let mut runner = taken(&fake).await.unwrap();
+    fake.world(|world| world.rejects = Some("AccessDeniedException: arn:aws:iam::123456789012"));
+    runner.turn().await.unwrap_err();
+    fake.world(|world| world.rejects = None);
+    // Its next sign of life tells of it.
+    runner.turn().await.unwrap();
+    let trouble = fake.world(|world| world.head.clone()).unwrap().progress.trouble.unwrap();
+    assert!(trouble.starts_with("the store rejected a request"), "{trouble}");
+    assert!(!trouble.contains("arn:"), "{trouble}");
 }

@@ -4,13 +4,14 @@
 //! that lives.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::model::BulkId;
 use super::runner::{BulkShared, Pulse, Runner, Turned};
+use crate::migration::beats::Beats;
 use crate::store::StoreError;
 
 /// Bulks that a replica works on at the same time; the others wait, or go to other replicas.
@@ -32,8 +33,8 @@ pub struct BulkWorker {
     pub settings: BulkSettings,
 }
 
-/// The worker's number and beat of a bulk that somebody else has, and since when they are so.
-type Watched = HashMap<BulkId, ((u64, u64), Instant)>;
+/// Bulks that somebody else has.
+type Watched = Beats<BulkId>;
 
 impl BulkWorker {
     /// Works until `stop`.
@@ -75,19 +76,15 @@ impl BulkWorker {
     ) -> Result<Vec<(BulkId, u64)>, StoreError> {
         let records = &self.shared.records;
         let active = records.active_bulks().await?;
-        watched.retain(|id, _| active.contains(id) && !held.contains_key(id));
+        watched.keep(|id| active.contains(id) && !held.contains_key(id));
         let mut taken = Vec::new();
         for id in active.into_iter().filter(|id| !held.contains_key(id)) {
             if held.len() + taken.len() >= MAX_HELD {
                 break;
             }
             let Some(record) = records.bulk(id).await? else { continue };
-            let (now, beat) = (Instant::now(), (record.worker, record.beat));
-            let (seen, since) = watched.entry(id).or_insert((beat, now));
-            if *seen != beat {
-                (*seen, *since) = (beat, now);
-            }
-            let free = record.worker == 0 || now.duration_since(*since) >= self.settings.takeover;
+            let (beat, takeover) = ((record.worker, record.beat), self.settings.takeover);
+            let free = record.worker == 0 || watched.stands_still(id, beat, takeover);
             if free && let Some(worker) = records.take_bulk(id, record.worker).await? {
                 taken.push((id, worker));
             }

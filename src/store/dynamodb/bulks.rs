@@ -3,22 +3,20 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, ConditionCheck, Delete, Put, ReturnValue, TransactWriteItem, Update,
+    AttributeValue, ConditionCheck, ReturnValue, TransactWriteItem, Update,
 };
 use cells_balance::bulk::{Changes, Chunk, Header, Purpose};
 
 use super::DynamoDbStore;
 use super::attributes::{Item, Reader, json, number, seconds_rounded_up, text};
 use super::call::Call;
-use super::commit::{incomplete, put, update};
-use super::error::from_sdk;
 use super::records::key;
 use super::schema::control::{
-    BEAT, BULK, LAST_UPDATED, PK, PROGRESS, RECORD, REVISION, SK, SPEC, WORKER_EPOCH,
+    BEAT, BULK, LAST_UPDATED, PROGRESS, RECORD, REVISION, SPEC, WORKER_EPOCH,
 };
 use super::schema::{BULK_LOG_PK, BULKS_PK, ControlKey, TTL, bulk_pk, chunks_prefix};
+use super::transact::{check, delete, put, update};
 use crate::domain::{CellId, Timestamp};
 use crate::migration::bulk::{BulkBegun, BulkId, BulkProgress, BulkRecord, BulkRecords, Part};
 use crate::store::{Cursor, Page, StoreError};
@@ -52,12 +50,7 @@ impl BulkRecords for DynamoDbStore {
         let at = u64::try_from(record.planned.created.millis()).unwrap_or(0);
         let mut listed = key(&ControlKey::BulkListed(at, record.id));
         listed.insert(TTL.to_owned(), forget);
-        let new = format!("attribute_not_exists({PK})");
-        let put_new = |item: Item| {
-            let put_item = Put::builder().table_name(self.names.control()).set_item(Some(item));
-            put(put_item.condition_expression(new.clone()).build())
-        };
-        let items = vec![put_new(head)?, put_new(mark)?, put_new(listed)?];
+        let items = vec![self.put_new(head)?, self.put_new(mark)?, self.put_new(listed)?];
         if self.all_or_nothing(items).await?.is_none() {
             return Ok(BulkBegun::Begun);
         }
@@ -78,31 +71,10 @@ impl BulkRecords for DynamoDbStore {
 
     async fn chunks(&self, record: &BulkRecord) -> Result<Vec<Chunk>, StoreError> {
         let table = self.names.control();
-        let (mut chunks, mut from) = (Vec::new(), None);
-        loop {
-            let query = self
-                .client
-                .query()
-                .table_name(table)
-                .consistent_read(true)
-                .key_condition_expression("#pk = :pk AND begins_with(#sk, :prefix)")
-                .expression_attribute_names("#pk", PK)
-                .expression_attribute_names("#sk", SK)
-                .expression_attribute_values(":pk", text(bulk_pk(record.id)))
-                .expression_attribute_values(
-                    ":prefix",
-                    text(chunks_prefix(record.planned.generation)),
-                )
-                .set_exclusive_start_key(from);
-            let page = Call::consistent("Query", &[table]).run(query.send()).await?;
-            for item in page.items() {
-                chunks.push(Reader { table, item }.json(RECORD)?);
-            }
-            from = page.last_evaluated_key;
-            if from.is_none() {
-                return Ok(chunks);
-            }
-        }
+        let prefix = chunks_prefix(record.planned.generation);
+        // Of a million tenants there are hundreds of pages, and not one too many.
+        let items = self.control_items(&bulk_pk(record.id), Some(&prefix), usize::MAX).await?;
+        items.iter().map(|item| Reader { table, item }.json(RECORD)).collect()
     }
 
     async fn active_bulks(&self) -> Result<Vec<BulkId>, StoreError> {
@@ -116,35 +88,14 @@ impl BulkRecords for DynamoDbStore {
         limit: usize,
         after: Option<&Cursor>,
     ) -> Result<Page<BulkRecord>, StoreError> {
-        let table = self.names.control();
-        let from = match after {
-            None => None,
-            Some(Cursor(sk)) => match ControlKey::parse(BULK_LOG_PK, sk) {
-                Some(listed @ ControlKey::BulkListed(..)) => Some(key(&listed)),
-                _ => return Err(StoreError::ForeignCursor),
-            },
-        };
-        let query = self
-            .client
-            .query()
-            .table_name(table)
-            .consistent_read(true)
-            .scan_index_forward(false)
-            .limit(super::page_size(limit, 100))
-            .key_condition_expression("#pk = :pk")
-            .expression_attribute_names("#pk", PK)
-            .expression_attribute_values(":pk", text(BULK_LOG_PK))
-            .set_exclusive_start_key(from);
-        let page = Call::consistent("Query", &[table]).run(query.send()).await?;
-        let (mut bulks, mut last) = (Vec::new(), None);
-        for item in page.items() {
-            let sk = Reader { table, item }.text(SK)?;
-            last = Some(Cursor(sk.to_owned()));
-            if let Some(ControlKey::BulkListed(_, id)) = ControlKey::parse(BULK_LOG_PK, sk) {
-                bulks.extend(self.bulk(id).await?);
+        let (entries, next) = self.newest(BULK_LOG_PK, limit, after).await?;
+        let mut items = Vec::new();
+        for entry in entries {
+            if let ControlKey::BulkListed(_, id) = entry {
+                items.extend(self.bulk(id).await?);
             }
         }
-        Ok(Page { items: bulks, next: last.filter(|_| page.last_evaluated_key.is_some()) })
+        Ok(Page { items, next })
     }
 
     async fn take_bulk(&self, id: BulkId, worker: u64) -> Result<Option<u64>, StoreError> {
@@ -160,13 +111,8 @@ impl BulkRecords for DynamoDbStore {
             .expression_attribute_names("#worker", WORKER_EPOCH)
             .expression_attribute_values(":next", number(next))
             .expression_attribute_values(":was", number(worker));
-        match Call::new("UpdateItem", &[table]).raw(update.send()).await {
-            Ok(_) => Ok(Some(next)),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(None),
-                _ => Err(from_sdk(&error)),
-            },
-        }
+        let taken = Call::new("UpdateItem", &[table]).unless_refused(update.send()).await?;
+        Ok(taken.map(|_| next))
     }
 
     async fn beat_bulk(
@@ -193,13 +139,9 @@ impl BulkRecords for DynamoDbStore {
             .expression_attribute_values(":one", number(1))
             .expression_attribute_values(":worker", number(worker))
             .return_values(ReturnValue::AllNew);
-        match Call::new("UpdateItem", &[table]).raw(update.send()).await {
-            Ok(answer) => answer.attributes().map(|item| read_bulk(table, id, item)).transpose(),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(None),
-                _ => Err(from_sdk(&error)),
-            },
-        }
+        let told = Call::new("UpdateItem", &[table]).unless_refused(update.send()).await?;
+        let item = told.and_then(|answer| answer.attributes);
+        item.map(|item| read_bulk(table, id, &item)).transpose()
     }
 
     async fn save_bulk(
@@ -225,14 +167,12 @@ impl BulkRecords for DynamoDbStore {
             .expression_attribute_values(":worker", number(record.worker));
         let mut items = vec![update(change.build())?];
         if header.ended.is_some() {
-            let delete = Delete::builder()
-                .table_name(self.names.control())
-                .set_key(Some(key(&active_key(&header.purpose)?)))
+            let mark = self
+                .delete_control(&active_key(&header.purpose)?)
                 .condition_expression("#bulk = :bulk")
                 .expression_attribute_names("#bulk", BULK)
                 .expression_attribute_values(":bulk", text(record.id.to_string()));
-            let delete = delete.build().map_err(incomplete)?;
-            items.push(TransactWriteItem::builder().delete(delete).build());
+            items.push(delete(mark.build())?);
         }
         Ok(self.all_or_nothing(items).await?.is_none())
     }
@@ -262,43 +202,41 @@ impl DynamoDbStore {
         item.insert(REVISION.to_owned(), number(chunk.revision));
         let forget = seconds_rounded_up(record.planned.created.plus(KEPT));
         item.insert(TTL.to_owned(), number(forget));
-        let new = Put::builder().table_name(self.names.control()).set_item(Some(item));
-        put(match chunk.revision {
-            1 => new.condition_expression(format!("attribute_not_exists({PK})")).build(),
-            revision => new
+        match chunk.revision {
+            1 => self.put_new(item),
+            revision => put(self
+                .put_control(item)
                 .condition_expression("#revision = :was")
                 .expression_attribute_names("#revision", REVISION)
                 .expression_attribute_values(":was", number(revision.saturating_sub(1)))
-                .build(),
-        })
+                .build()),
+        }
     }
 
     /// That a worker still has its bulk.
     fn check_worker(&self, record: &BulkRecord) -> Result<TransactWriteItem, StoreError> {
-        self.check(&ControlKey::Bulk(record.id), "#is", WORKER_EPOCH, record.worker)
+        self.check_number(&ControlKey::Bulk(record.id), WORKER_EPOCH, record.worker)
     }
 
     /// That a part of a bulk is as it was stored.
     pub(super) fn check_part(&self, part: &Part) -> Result<TransactWriteItem, StoreError> {
         let of = ControlKey::BulkChunk(part.bulk, part.generation, part.chunk);
-        self.check(&of, "#is", REVISION, part.revision)
+        self.check_number(&of, REVISION, part.revision)
     }
 
-    fn check(
+    fn check_number(
         &self,
         of: &ControlKey,
-        name: &str,
         attribute: &str,
         value: u64,
     ) -> Result<TransactWriteItem, StoreError> {
-        let check = ConditionCheck::builder()
+        let is = ConditionCheck::builder()
             .table_name(self.names.control())
             .set_key(Some(key(of)))
-            .condition_expression(format!("{name} = :value"))
-            .expression_attribute_names(name, attribute)
+            .condition_expression("#is = :value")
+            .expression_attribute_names("#is", attribute)
             .expression_attribute_values(":value", number(value));
-        let check = check.build().map_err(incomplete)?;
-        Ok(TransactWriteItem::builder().condition_check(check).build())
+        check(is.build())
     }
 
     /// To be conditional on `#revision = :was`.

@@ -113,6 +113,25 @@ impl<'a> Call<'a> {
     {
         self.raw(call).await.map_err(|error| from_sdk(&error))
     }
+
+    /// Makes a conditional write. `None`: its condition does not hold.
+    pub async fn unless_refused<T, E>(
+        self,
+        call: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<Option<T>, StoreError>
+    where
+        T: RequestId,
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        SdkError<E, HttpResponse>: RequestId,
+    {
+        match self.raw(call).await {
+            Ok(done) => Ok(Some(done)),
+            Err(error) => match error.as_service_error().and_then(ProvideErrorMetadata::code) {
+                Some("ConditionalCheckFailedException") => Ok(None),
+                _ => Err(from_sdk(&error)),
+            },
+        }
+    }
 }
 
 fn record_error<E>(span: &Span, error: &SdkError<E, HttpResponse>)

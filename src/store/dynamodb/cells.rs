@@ -1,27 +1,20 @@
 //! Table sets, what cells have of them, and operations.
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
-use aws_sdk_dynamodb::types::{Put, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::Update;
 
 use super::DynamoDbStore;
 use super::attributes::{Item, Reader, json, number, seconds_rounded_up, text};
-use super::call::Call;
-use super::error::{from_sdk, rejected};
 use super::records::key;
-use super::schema::control::{
-    BEAT, OPERATION, PK, RECORD, SK, SPEC, TABLE_SET, VERSION, WORKER_EPOCH,
-};
+use super::schema::control::{BEAT, OPERATION, RECORD, SK, SPEC, TABLE_SET, VERSION, WORKER_EPOCH};
 use super::schema::{CELL_TABLES_PK, ControlKey, OPERATIONS_PK, TABLE_SETS_PK, TTL, drills_pk};
+use super::transact::{put, update};
 use crate::cells::{
     CellRecords, CellTablesRecord, Operation, OperationId, OperationState, Started, TableSet,
     TableSetId,
 };
 use crate::domain::CellId;
 use crate::store::StoreError;
-
-/// Most pages of one partition, of up to 1 MB each. A larger one is not read at all.
-const MAX_PAGES: usize = 64;
 
 /// How long an operation that has ended is kept, and with it its request id.
 const KEPT: std::time::Duration = std::time::Duration::from_secs(90 * 24 * 3600);
@@ -66,18 +59,16 @@ impl CellRecords for DynamoDbStore {
         let mut newest = key(&ControlKey::NewestTableSet(set.id.clone()));
         newest.insert(VERSION.to_owned(), number(set.version));
         let newest = match set.version {
-            1 => {
-                self.put_control(newest).condition_expression(format!("attribute_not_exists({PK})"))
-            }
-            later => self
+            1 => self.put_new(newest)?,
+            later => put(self
                 .put_control(newest)
                 .condition_expression("#version = :before")
                 .expression_attribute_names("#version", VERSION)
-                .expression_attribute_values(":before", number(later - 1)),
+                .expression_attribute_values(":before", number(later - 1))
+                .build())?,
         };
-        let version =
-            self.put_control(version).condition_expression(format!("attribute_not_exists({PK})"));
-        Ok(self.all_or_nothing(vec![put(newest)?, put(version)?]).await?.is_none())
+        let version = self.put_new(version)?;
+        Ok(self.all_or_nothing(vec![newest, version]).await?.is_none())
     }
 
     async fn cell_tables(&self, cell: &CellId) -> Result<Option<CellTablesRecord>, StoreError> {
@@ -114,16 +105,13 @@ impl CellRecords for DynamoDbStore {
     }
 
     async fn start(&self, operation: &Operation) -> Result<Started, StoreError> {
-        let record = self
-            .put_control(operation_item(operation)?)
-            .condition_expression(format!("attribute_not_exists({PK})"));
         let cell = self
             .update_cell_tables(&operation.cell, "SET #operation = :operation")
             .condition_expression("attribute_not_exists(#operation)")
             .expression_attribute_values(":operation", text(operation.id.as_str()));
-        let mut items = vec![put(record)?, update(cell)?];
+        let mut items = vec![self.put_new(operation_item(operation)?)?, update(cell.build())?];
         if operation.is_drill() {
-            items.push(put(self.put_control(drill_item(operation)?))?);
+            items.push(put(self.put_control(drill_item(operation)?).build())?);
         }
         let Some(failed) = self.all_or_nothing(items).await? else {
             return Ok(Started::Started);
@@ -151,9 +139,9 @@ impl CellRecords for DynamoDbStore {
                 .expression_attribute_names("#beat", BEAT)
                 .expression_attribute_values(":beat", number(operation.beat));
         }
-        let mut items = vec![put(record)?];
+        let mut items = vec![put(record.build())?];
         if operation.is_drill() {
-            items.push(put(self.put_control(drill_item(operation)?))?);
+            items.push(put(self.put_control(drill_item(operation)?).build())?);
         }
         if operation.ended() {
             let done = operation.state == OperationState::Succeeded;
@@ -177,17 +165,13 @@ impl CellRecords for DynamoDbStore {
                     .expression_attribute_values(":set", text(set.as_str()))
                     .expression_attribute_values(":version", number(version));
             }
-            items.push(update(cell)?);
+            items.push(update(cell.build())?);
         }
         Ok(self.all_or_nothing(items).await?.is_none())
     }
 }
 
 impl DynamoDbStore {
-    fn put_control(&self, item: Item) -> aws_sdk_dynamodb::types::builders::PutBuilder {
-        Put::builder().table_name(self.names.control()).set_item(Some(item))
-    }
-
     fn update_cell_tables(
         &self,
         cell: &CellId,
@@ -199,72 +183,6 @@ impl DynamoDbStore {
             .update_expression(expression)
             .expression_attribute_names("#operation", OPERATION)
     }
-
-    /// All items of a partition of `CellControl`, by consistent reads.
-    pub(super) async fn control_partition(&self, pk: &str) -> Result<Vec<Item>, StoreError> {
-        let table = self.names.control();
-        let (mut items, mut from) = (Vec::new(), None);
-        for _ in 0..MAX_PAGES {
-            let query = self
-                .client
-                .query()
-                .table_name(table)
-                .consistent_read(true)
-                .key_condition_expression("#pk = :pk")
-                .expression_attribute_names("#pk", PK)
-                .expression_attribute_values(":pk", text(pk))
-                .set_exclusive_start_key(from);
-            let page = Call::consistent("Query", &[table]).run(query.send()).await?;
-            items.extend(page.items.unwrap_or_default());
-            from = page.last_evaluated_key;
-            if from.is_none() {
-                return Ok(items);
-            }
-        }
-        // Who takes a part for the whole does wrong, and nobody hears of it.
-        let detail = format!("{table}: the partition {pk} is larger than {MAX_PAGES} pages");
-        Err(StoreError::Unreadable { detail })
-    }
-
-    /// Does a transaction. Answers which item's condition did not hold; `None`: it was done.
-    pub(super) async fn all_or_nothing(
-        &self,
-        items: Vec<TransactWriteItem>,
-    ) -> Result<Option<usize>, StoreError> {
-        let table = self.names.control();
-        let request =
-            self.client.transact_write_items().set_transact_items(Some(items)).customize();
-        let request = request.config_override(self.commit_config());
-        let error = match Call::new("TransactWriteItems", &[table]).raw(request.send()).await {
-            Ok(_) => return Ok(None),
-            Err(error) => error,
-        };
-        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
-            error.as_service_error()
-        else {
-            return Err(from_sdk(&error));
-        };
-        let mut reasons = cancelled.cancellation_reasons().iter();
-        match reasons.position(|reason| reason.code() == Some("ConditionalCheckFailed")) {
-            Some(at) => Ok(Some(at)),
-            // Another transaction was at work on an item, or the rate was too high.
-            None => Err(StoreError::Throttled),
-        }
-    }
-}
-
-fn put(
-    builder: aws_sdk_dynamodb::types::builders::PutBuilder,
-) -> Result<TransactWriteItem, StoreError> {
-    let put = builder.build().map_err(|error| rejected(error.to_string()))?;
-    Ok(TransactWriteItem::builder().put(put).build())
-}
-
-fn update(
-    builder: aws_sdk_dynamodb::types::builders::UpdateBuilder,
-) -> Result<TransactWriteItem, StoreError> {
-    let update = builder.build().map_err(|error| rejected(error.to_string()))?;
-    Ok(TransactWriteItem::builder().update(update).build())
 }
 
 fn operation_item(operation: &Operation) -> Result<Item, StoreError> {

@@ -4,14 +4,12 @@
 //! writes follow. The nonce is the transaction's token, so a commit that is repeated as it is, is done once. Nothing here is
 //! tried twice: whoever asked decides.
 
-use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{BuildError, SdkError};
-use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::builders::UpdateBuilder;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, CancellationReason, ConditionCheck, Delete, Put,
-    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+    AttributeValue, CancellationReason, ConditionCheck, Put, ReturnValuesOnConditionCheckFailure,
+    TransactWriteItem, Update,
 };
+use cells_guard::sdk::{Cancelled, cancellation, condition_failed};
 
 use super::attributes::{Item, number, text};
 use super::call::Call;
@@ -19,6 +17,7 @@ use super::error::{from_sdk, rejected};
 use super::schema::control::{COUNTED_AT, FORGET_AFTER, PK, PLACEMENTS, SEQUENCE};
 use super::schema::mapping::{CELL_ID, EPOCH, MIGRATION, PARTITION_KEY};
 use super::schema::{ControlKey, TableNames};
+use super::transact::{check, delete, put, update};
 use super::{DynamoDbStore, guards, mapping, records};
 use crate::domain::{CellId, PartitionKey, Placement, Sequence, Timestamp};
 use crate::mutants::{self, Mutant};
@@ -50,7 +49,7 @@ impl DynamoDbStore {
         let call = Call::new("TransactWriteItems", &tables);
         match call.raw(request.send()).await {
             Ok(_) => Ok(CommitOutcome::Committed),
-            Err(error) => match reasons(&error) {
+            Err(error) => match cancellation(&error) {
                 Some(reasons) => interpret(commit, &transaction.owners, reasons, &self.names),
                 None => Err(from_sdk(&error)),
             },
@@ -79,11 +78,8 @@ impl DynamoDbStore {
             .expression_attribute_names("#sequence", SEQUENCE)
             .expression_attribute_values(":next", number(sequence))
             .expression_attribute_values(":before", number(before));
-        let entry = Put::builder()
-            .table_name(self.names.control())
-            .set_item(Some(records::entry_item(&commit.entry)?))
-            .condition_expression(format!("attribute_not_exists({PK})"));
-        Ok(vec![update(head.build())?, put(entry.build())?])
+        let entry = self.put_new(records::entry_item(&commit.entry)?)?;
+        Ok(vec![update(head.build())?, entry])
     }
 
     pub(super) fn write_items(
@@ -92,9 +88,7 @@ impl DynamoDbStore {
         sequence: Sequence,
         now: Timestamp,
     ) -> Result<Vec<TransactWriteItem>, StoreError> {
-        let control = |item: Item| {
-            put(Put::builder().table_name(self.names.control()).set_item(Some(item)).build())
-        };
+        let control = |item: Item| put(self.put_control(item).build());
         let item = match write {
             Write::Place { placement, expect } => match expect {
                 Expected::Placed { .. } => self.replace(placement, expect)?,
@@ -118,13 +112,12 @@ impl DynamoDbStore {
             }
             Write::RemoveCell(id) => {
                 let keys = [ControlKey::Cell(id.clone()), ControlKey::Count(id.clone())];
-                return keys.iter().map(|key| self.delete_control(key)).collect();
+                return keys.iter().map(|key| delete(self.delete_control(key).build())).collect();
             }
             Write::AddToCount { cell, delta } => self.add_to_count(cell, *delta, sequence)?,
             Write::PutCluster(cluster) => control(records::cluster_item(cluster))?,
-            Write::PutRequest(record) => put(Put::builder()
-                .table_name(self.names.control())
-                .set_item(Some(records::request_item(record)?))
+            Write::PutRequest(record) => put(self
+                .put_control(records::request_item(record)?)
                 // Times of equal form compare as texts. The storage deletes late, so a record past its time counts as absent.
                 .condition_expression(format!("attribute_not_exists({PK}) OR #until <= :now"))
                 .expression_attribute_names("#until", FORGET_AFTER)
@@ -163,7 +156,7 @@ impl DynamoDbStore {
     ) -> Result<TransactWriteItem, StoreError> {
         let condition = Condition::of(expect);
         let values = condition.values.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let check = ConditionCheck::builder()
+        let is = ConditionCheck::builder()
             .table_name(self.names.mappings())
             .set_key(Some(mapping::key(key)))
             .condition_expression(condition.expression)
@@ -171,8 +164,7 @@ impl DynamoDbStore {
                 Some(values.collect::<Item>()).filter(|v| !v.is_empty()),
             )
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let check = check.build().map_err(incomplete)?;
-        Ok(TransactWriteItem::builder().condition_check(check).build())
+        check(is.build())
     }
 
     /// Turns a placement into another. What somebody else had added to its item stays.
@@ -218,15 +210,6 @@ impl DynamoDbStore {
             .expression_attribute_values(":at", number(sequence));
         update(builder.build())
     }
-
-    fn delete_control(&self, key: &ControlKey) -> Result<TransactWriteItem, StoreError> {
-        let delete = Delete::builder()
-            .table_name(self.names.control())
-            .set_key(Some(records::key(key)))
-            .build()
-            .map_err(incomplete)?;
-        Ok(TransactWriteItem::builder().delete(delete).build())
-    }
 }
 
 /// What a mapping's item must be like for a write to be done.
@@ -268,32 +251,6 @@ impl Condition {
     }
 }
 
-pub(super) fn put(built: Result<Put, BuildError>) -> Result<TransactWriteItem, StoreError> {
-    let put = built.map_err(incomplete)?;
-    Ok(TransactWriteItem::builder().put(put).build())
-}
-
-pub(super) fn update(built: Result<Update, BuildError>) -> Result<TransactWriteItem, StoreError> {
-    let update = built.map_err(incomplete)?;
-    Ok(TransactWriteItem::builder().update(update).build())
-}
-
-pub(super) fn incomplete(error: BuildError) -> StoreError {
-    rejected(format!("a request is incomplete: {error}"))
-}
-
-/// Why a transaction was cancelled, if that is what the error says.
-pub(super) fn reasons(
-    error: &SdkError<TransactWriteItemsError, HttpResponse>,
-) -> Option<&[CancellationReason]> {
-    match error.as_service_error()? {
-        TransactWriteItemsError::TransactionCanceledException(cancelled) => {
-            Some(cancelled.cancellation_reasons())
-        }
-        _ => None,
-    }
-}
-
 /// What a cancelled transaction comes to. A moved head says that all of it was decided on an old state, so that takes
 /// precedence; then come preconditions, then what a repeat may cure.
 fn interpret(
@@ -302,15 +259,14 @@ fn interpret(
     reasons: &[CancellationReason],
     names: &TableNames,
 ) -> Result<CommitOutcome, StoreError> {
-    let failed = |reason: &CancellationReason| reason.code() == Some("ConditionalCheckFailed");
     let journal = reasons.iter().take(JOURNAL_ITEMS);
-    if journal.into_iter().any(failed) {
+    if journal.into_iter().any(condition_failed) {
         return Ok(CommitOutcome::HeadMoved);
     }
     let mut refusals = Vec::new();
     for (reason, owner) in reasons.iter().zip(owners) {
         if let Some(write) = owner
-            && failed(reason)
+            && condition_failed(reason)
         {
             let found = found(&commit.writes[*write], reason.item(), names)?;
             refusals.push(Refusal { write: *write, found });
@@ -319,17 +275,10 @@ fn interpret(
     if !refusals.is_empty() {
         return Ok(CommitOutcome::Refused(refusals));
     }
-    let codes = || reasons.iter().filter_map(CancellationReason::code);
-    let has = |wanted: &str| codes().any(|code| code == wanted);
-    if has("TransactionConflict") {
-        Ok(CommitOutcome::Contended)
-    } else if has("ThrottlingError") || has("ProvisionedThroughputExceeded") {
-        Err(StoreError::Throttled)
-    } else {
-        let why = reasons.iter().find(|reason| reason.code() != Some("None"));
-        let code = why.and_then(CancellationReason::code).unwrap_or("no code");
-        let message = why.and_then(CancellationReason::message).unwrap_or("no message");
-        Err(rejected(format!("the transaction was cancelled: {code}: {message}")))
+    match Cancelled::of(reasons) {
+        Cancelled::Contended => Ok(CommitOutcome::Contended),
+        Cancelled::Throttled => Err(StoreError::Throttled),
+        Cancelled::Other(why) => Err(rejected(why)),
     }
 }
 

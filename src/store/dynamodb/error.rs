@@ -4,8 +4,9 @@
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::types::CancellationReason;
 use cells_guard::Failure;
-use cells_guard::sdk::cut;
+use cells_guard::sdk::{Cancelled, cut};
 
 use crate::store::StoreError;
 
@@ -23,6 +24,14 @@ pub fn from_failure(failure: Failure) -> StoreError {
         Failure::Unreachable => StoreError::Unreachable,
         Failure::Failed => StoreError::Failed,
         Failure::Rejected { detail } => StoreError::Rejected { detail },
+    }
+}
+
+/// Of a transaction that was cancelled though no condition failed.
+pub fn from_cancelled(reasons: &[CancellationReason]) -> StoreError {
+    match Cancelled::of(reasons) {
+        Cancelled::Contended | Cancelled::Throttled => StoreError::Throttled,
+        Cancelled::Other(why) => rejected(why),
     }
 }
 

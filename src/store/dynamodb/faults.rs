@@ -10,11 +10,14 @@ use tracing::field::{Field, Visit};
 use tracing::span;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use super::{DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, connect};
-use crate::domain::{
-    CellId, Epoch, JournalEntry, Mapping, Nonce, PartitionKey, Placement, PlacementEvent, Sequence,
-    Timestamp, WriteMode,
+use super::{
+    ByTable, DynamoDbOptions, DynamoDbStore, StoreSettings, TableNames, batch_get, connect,
 };
+use crate::domain::{
+    CellId, Epoch, JournalEntry, Mapping, MigrationId, Nonce, PartitionKey, Placement,
+    PlacementEvent, Sequence, Timestamp, WriteMode,
+};
+use crate::migration::{MigrationRecords, Order};
 use crate::store::{
     Commit, CommitOutcome, Expected, Found, Journal, Placements, Refusal, StoreError, Write,
 };
@@ -22,6 +25,8 @@ use crate::store::{
 #[derive(Clone)]
 enum Behavior {
     Reply(u16, String),
+    /// The first answer so often, and then the second.
+    Then(usize, String, String),
     /// Reads the request and hangs up.
     HangUp,
     /// Reads the request and never answers.
@@ -58,19 +63,20 @@ async fn facing(behavior: Behavior) -> (DynamoDbStore, Arc<AtomicUsize>) {
 
 async fn serve(mut stream: TcpStream, behavior: Behavior, requests: Arc<AtomicUsize>) {
     while read_request(&mut stream).await {
-        requests.fetch_add(1, Ordering::SeqCst);
-        match &behavior {
+        let before = requests.fetch_add(1, Ordering::SeqCst);
+        let (status, body) = match &behavior {
             Behavior::HangUp => return,
             Behavior::Hang => std::future::pending().await,
-            Behavior::Reply(status, body) => {
-                let head = format!(
-                    "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.0\r\n\
-                     x-amzn-requestid: request-7\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                stream.write_all(head.as_bytes()).await.unwrap();
-            }
-        }
+            Behavior::Reply(status, body) => (*status, body),
+            Behavior::Then(times, first, _) if before < *times => (200, first),
+            Behavior::Then(_, _, then) => (200, then),
+        };
+        let head = format!(
+            "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.0\r\n\
+             x-amzn-requestid: request-7\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
     }
 }
 
@@ -171,6 +177,7 @@ async fn answers_of_the_service_are_told_apart() {
         (400, service_error("ThrottlingException"), StoreError::Throttled),
         (400, service_error("ProvisionedThroughputExceededException"), StoreError::Throttled),
         (400, service_error("RequestLimitExceeded"), StoreError::Throttled),
+        (400, service_error("TransactionConflictException"), StoreError::Throttled),
         (429, "slow down".into(), StoreError::Throttled),
         (200, "{\"Item\": garbage".into(), StoreError::Failed),
     ] {
@@ -184,11 +191,31 @@ async fn answers_of_the_service_are_told_apart() {
     }
 }
 
-async fn cancelled(reasons: &str) -> Result<CommitOutcome, StoreError> {
+fn cancellation(reasons: &str) -> Behavior {
     let error = r#""__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException""#;
     let body = format!(r#"{{{error},"Message":"cancelled","CancellationReasons":[{reasons}]}}"#);
-    let (store, _) = facing(Behavior::Reply(400, body)).await;
+    Behavior::Reply(400, body)
+}
+
+async fn cancelled(reasons: &str) -> Result<CommitOutcome, StoreError> {
+    let (store, _) = facing(cancellation(reasons)).await;
     store.commit(&commit()).await
+}
+
+/// What will never be done is not taken for what passes: a migration with it would be tried for ever.
+#[tokio::test]
+async fn a_transaction_without_an_entry_is_cancelled_for_good_or_for_a_while() {
+    let told = async |code: &str| {
+        let reasons = format!(r#"{{"Code":"None"}},{{"Code":"{code}","Message":"no"}}"#);
+        let (store, _) = facing(cancellation(&reasons)).await;
+        store.order(MigrationId::new(1), Order::Unpark, Timestamp::from_seconds(0).unwrap()).await
+    };
+    for code in ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"] {
+        assert_eq!(told(code).await, Err(StoreError::Throttled), "{code}");
+    }
+    let detail = "the transaction was cancelled: ValidationError: no".to_owned();
+    assert_eq!(told("ValidationError").await, Err(StoreError::Rejected { detail }));
+    assert_eq!(told("ConditionalCheckFailed").await, Ok(false));
 }
 
 #[tokio::test]
@@ -259,6 +286,18 @@ async fn keys_that_a_batch_leaves_over_are_asked_for_again_but_not_for_ever() {
     let cell = CellId::new("cell-a").unwrap();
     assert_eq!(store.list(Some(&cell), 9, None).await, Err(StoreError::Throttled));
     assert_eq!(requests.load(Ordering::SeqCst), 7);
+}
+
+#[tokio::test]
+async fn a_batch_that_the_last_round_completes_is_whole() {
+    let key = r#"{"PartitionKey":{"S":"k"}}"#;
+    let left = format!(r#"{{"UnprocessedKeys":{{"x-CellMappings":{{"Keys":[{key}]}}}}}}"#);
+    let done = format!(r#"{{"Responses":{{"x-CellMappings":[{key}]}}}}"#);
+    let (store, requests) = facing(Behavior::Then(5, left, done)).await;
+    let key = [("PartitionKey".to_owned(), super::attributes::text("k"))].into();
+    let wanted = ByTable::from([("x-CellMappings".to_owned(), vec![key])]);
+    assert_eq!(batch_get(&store.client, wanted.clone()).await, Ok(wanted));
+    assert_eq!(requests.load(Ordering::SeqCst), 6);
 }
 
 /// Spans by their names, with all that was recorded on them.

@@ -1,11 +1,11 @@
 //! Guards in cells' tables, as part of a commit or of a migration's own transactions.
 
-use aws_sdk_dynamodb::types::{ConditionCheck, Delete, Put, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::{Delete, Put, TransactWriteItem, Update};
 use cells_guard::guard::{self, MIGRATION, WORKER};
 use cells_guard::{Condition, Item};
 
 use super::attributes::{number, text};
-use super::commit::{incomplete, put, update};
+use super::transact::{delete, put, update};
 use crate::store::{GuardEffect, GuardWrite, StoreError};
 
 pub(super) fn transact_item(write: &GuardWrite) -> Result<TransactWriteItem, StoreError> {
@@ -37,23 +37,13 @@ pub(super) fn transact_item(write: &GuardWrite) -> Result<TransactWriteItem, Sto
                     .build(),
             )
         }
-        GuardEffect::Remove => {
-            let delete = Delete::builder()
+        GuardEffect::Remove => delete(
+            Delete::builder()
                 .table_name(&table.table_name)
                 .set_key(key())
                 .set_condition_expression(expression)
-                .set_expression_attribute_values(values);
-            let delete = delete.build().map_err(incomplete)?;
-            Ok(TransactWriteItem::builder().delete(delete).build())
-        }
-        GuardEffect::Keep => {
-            let check = ConditionCheck::builder()
-                .table_name(&table.table_name)
-                .set_key(key())
-                .set_condition_expression(expression)
-                .set_expression_attribute_values(values);
-            let check = check.build().map_err(incomplete)?;
-            Ok(TransactWriteItem::builder().condition_check(check).build())
-        }
+                .set_expression_attribute_values(values)
+                .build(),
+        ),
     }
 }

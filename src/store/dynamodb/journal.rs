@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{DeleteRequest, WriteRequest};
 
 use super::DynamoDbStore;
-use super::attributes::{Item, number, text};
+use super::attributes::{number, text};
 use super::call::Call;
-use super::error::{from_sdk, rejected};
+use super::error::rejected;
 use super::records::Trimmed;
 use super::schema::control::{JOURNAL_ID, PK, SEQUENCE, SK};
 use super::schema::{BUCKET, CELLS_PK, ControlKey, bucket_pk};
@@ -26,9 +25,6 @@ const TRIM_BATCH: u64 = 25;
 /// How often what a call left undone is asked for again, and by how much longer the wait is each time.
 const TRIM_ROUNDS: u32 = 6;
 const TRIM_WAIT: Duration = Duration::from_millis(20);
-
-/// Most pages of the registry of cells, of up to 1 MB each: some ten thousand cells.
-const MAX_CELL_PAGES: usize = 64;
 
 #[async_trait]
 impl Journal for DynamoDbStore {
@@ -110,13 +106,8 @@ impl Journal for DynamoDbStore {
             .expression_attribute_values(":old", text(head.journal.to_string()))
             .expression_attribute_values(":new", text(id.to_string()));
         let tables = [self.names.control()];
-        match Call::new("UpdateItem", &tables).raw(update.send()).await {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error().and_then(ProvideErrorMetadata::code) {
-                Some("ConditionalCheckFailedException") => Ok(false),
-                _ => Err(from_sdk(&error)),
-            },
-        }
+        let done = Call::new("UpdateItem", &tables).unless_refused(update.send()).await?;
+        Ok(done.is_some())
     }
 
     async fn cluster(&self) -> Result<Cluster, StoreError> {
@@ -126,26 +117,8 @@ impl Journal for DynamoDbStore {
     }
 
     async fn cells(&self) -> Result<Vec<Cell>, StoreError> {
-        let mut items: Vec<Item> = Vec::new();
-        let mut start = None;
-        for _ in 0..MAX_CELL_PAGES {
-            let query = self
-                .client
-                .query()
-                .table_name(self.names.control())
-                .consistent_read(true)
-                .key_condition_expression(format!("{PK} = :pk"))
-                .expression_attribute_values(":pk", text(CELLS_PK))
-                .set_exclusive_start_key(start);
-            let tables = [self.names.control()];
-            let page = Call::consistent("Query", &tables).run(query.send()).await?;
-            items.extend(page.items.unwrap_or_default());
-            start = page.last_evaluated_key.filter(|key| !key.is_empty());
-            if start.is_none() {
-                return records::read_cells(self.names.control(), &items);
-            }
-        }
-        Err(rejected(format!("{} holds more cells than the directory reads", self.names.control())))
+        let items = self.control_partition(CELLS_PK).await?;
+        records::read_cells(self.names.control(), &items)
     }
 
     async fn request(&self, id: &RequestId) -> Result<Option<RequestRecord>, StoreError> {
@@ -159,18 +132,6 @@ impl Journal for DynamoDbStore {
 }
 
 impl DynamoDbStore {
-    pub(super) async fn control_item(&self, key: &ControlKey) -> Result<Option<Item>, StoreError> {
-        let get = self
-            .client
-            .get_item()
-            .table_name(self.names.control())
-            .set_key(Some(records::key(key)))
-            .consistent_read(true);
-        let tables = [self.names.control()];
-        let output = Call::consistent("GetItem", &tables).run(get.send()).await?;
-        Ok(output.item)
-    }
-
     async fn trim_record(&self) -> Result<Trimmed, StoreError> {
         let item = self.control_item(&ControlKey::Trimmed).await?;
         let read = |item| records::read_trimmed(self.names.control(), &item);
@@ -188,14 +149,8 @@ impl DynamoDbStore {
             .expression_attribute_names("#marked", SEQUENCE)
             .expression_attribute_values(":marked", number(trimmed.marked));
         let tables = [self.names.control()];
-        match Call::new("PutItem", &tables).raw(put.send()).await {
-            Ok(_) => Ok(()),
-            Err(error) => match error.as_service_error().and_then(ProvideErrorMetadata::code) {
-                // Somebody else has come further.
-                Some("ConditionalCheckFailedException") => Ok(()),
-                _ => Err(from_sdk(&error)),
-            },
-        }
+        // Where it is refused, somebody else has come further.
+        Call::new("PutItem", &tables).unless_refused(put.send()).await.map(drop)
     }
 
     /// Deletes at most [`TRIM_BATCH`] entries.

@@ -1,13 +1,10 @@
 //! Loads of cells, and whose turn it is to measure them.
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 
 use super::DynamoDbStore;
 use super::attributes::{Reader, json, number, seconds_rounded_up};
 use super::call::Call;
-use super::error::from_sdk;
 use super::records::key;
 use super::schema::control::{MEASURED_AT, PK, RECORD, TURN};
 use super::schema::{ControlKey, LOADS_PK, TTL};
@@ -46,13 +43,7 @@ impl LoadRecords for DynamoDbStore {
                 .expression_attribute_names("#at", MEASURED_AT)
                 .expression_attribute_values(":at", number(at.millis())),
         };
-        match Call::new("PutItem", &[table]).raw(put.send()).await {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
-                _ => Err(from_sdk(&error)),
-            },
-        }
+        Ok(Call::new("PutItem", &[table]).unless_refused(put.send()).await?.is_some())
     }
 
     async fn take_turn(&self, turn: i64, ahead: i64) -> Result<bool, StoreError> {
@@ -67,12 +58,6 @@ impl LoadRecords for DynamoDbStore {
             .expression_attribute_names("#turn", TURN)
             .expression_attribute_values(":turn", number(turn))
             .expression_attribute_values(":ahead", number(turn.saturating_add(ahead)));
-        match Call::new("UpdateItem", &[table]).raw(update.send()).await {
-            Ok(_) => Ok(true),
-            Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(false),
-                _ => Err(from_sdk(&error)),
-            },
-        }
+        Ok(Call::new("UpdateItem", &[table]).unless_refused(update.send()).await?.is_some())
     }
 }

@@ -4,20 +4,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{AttributeValue, Delete, Put, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::{AttributeValue, TransactWriteItem, Update};
 use cells_migration::{Cursor as Reached, Leg, Phase, Record, RecordCheck, Wish};
 
 use super::DynamoDbStore;
 use super::attributes::{Item, Reader, json, number, seconds_rounded_up, text};
-use super::call::Call;
-use super::commit::{incomplete, put, update};
 use super::records::key;
 use super::schema::control::{
     BEAT, BULK, CALLER, CREATED_AT, CURSOR, DIGEST, EPOCH, FINDINGS, LAST_UPDATED, LEG, MIGRATION,
-    PARKED, PAUSED, PHASE, PHASE_SINCE, PK, PROGRESS, SK, SPEC, STREAM, TROUBLE, WISH,
-    WORKER_EPOCH,
+    PARKED, PAUSED, PHASE, PHASE_SINCE, PROGRESS, SK, SPEC, STREAM, TROUBLE, WISH, WORKER_EPOCH,
 };
 use super::schema::{ControlKey, LISTED_PK, MOVING_PK, TTL};
+use super::transact::{delete, update};
 use crate::domain::{MigrationId, PartitionKey, Sequence, Timestamp};
 use crate::migration::bulk::Part;
 use crate::migration::{Begun, Findings, Migration, MigrationRecords, Order, Told};
@@ -57,13 +55,7 @@ impl MigrationRecords for DynamoDbStore {
         let at = u64::try_from(migration.created.millis()).unwrap_or(0);
         let mut listed = key(&ControlKey::Listed(at, id));
         listed.insert(TTL.to_owned(), forget);
-        let new = format!("attribute_not_exists({PK})");
-        let table = self.names.control();
-        let put_new = |item: Item| {
-            let put_item = Put::builder().table_name(table).set_item(Some(item));
-            put(put_item.condition_expression(new.clone()).build())
-        };
-        let mut items = vec![put_new(record)?, put_new(moving)?, put_new(listed)?];
+        let mut items = vec![self.put_new(record)?, self.put_new(moving)?, self.put_new(listed)?];
         let at_part = items.len();
         if let Some(part) = part {
             items.push(self.check_part(part)?);
@@ -98,51 +90,19 @@ impl MigrationRecords for DynamoDbStore {
         items.iter().filter_map(|item| read(item).transpose()).collect()
     }
 
-    async fn moving_tenant(
-        &self,
-        tenant: &PartitionKey,
-    ) -> Result<Option<MigrationId>, StoreError> {
-        let item = self.control_item(&ControlKey::Moving(tenant.clone())).await?;
-        let table = self.names.control();
-        item.map(|item| read_id(&Reader { table, item: &item })).transpose()
-    }
-
     async fn migrations(
         &self,
         limit: usize,
         after: Option<&Cursor>,
     ) -> Result<Page<Migration>, StoreError> {
-        let table = self.names.control();
-        let from = match after {
-            None => None,
-            Some(Cursor(sk)) => match ControlKey::parse(LISTED_PK, sk) {
-                Some(listed @ ControlKey::Listed(..)) => Some(key(&listed)),
-                _ => return Err(StoreError::ForeignCursor),
-            },
-        };
-        let query = self
-            .client
-            .query()
-            .table_name(table)
-            .consistent_read(true)
-            .scan_index_forward(false)
-            .limit(super::page_size(limit, 100))
-            .key_condition_expression("#pk = :pk")
-            .expression_attribute_names("#pk", PK)
-            .expression_attribute_values(":pk", text(LISTED_PK))
-            .set_exclusive_start_key(from);
-        let page = Call::consistent("Query", &[table]).run(query.send()).await?;
-        let mut migrations = Vec::new();
-        let mut last = None;
-        for item in page.items() {
-            let reader = Reader { table, item };
-            let sk = reader.text(SK)?;
-            last = Some(Cursor(sk.to_owned()));
-            if let Some(ControlKey::Listed(_, id)) = ControlKey::parse(LISTED_PK, sk) {
-                migrations.extend(self.migration(id).await?);
+        let (entries, next) = self.newest(LISTED_PK, limit, after).await?;
+        let mut items = Vec::new();
+        for entry in entries {
+            if let ControlKey::Listed(_, id) = entry {
+                items.extend(self.migration(id).await?);
             }
         }
-        Ok(Page { items: migrations, next: last.filter(|_| page.last_evaluated_key.is_some()) })
+        Ok(Page { items, next })
     }
 
     async fn write(&self, writes: &[Write], now: Timestamp) -> Result<bool, StoreError> {
@@ -199,6 +159,16 @@ impl MigrationRecords for DynamoDbStore {
 }
 
 impl DynamoDbStore {
+    /// The migration that works on a tenant.
+    async fn moving_tenant(
+        &self,
+        tenant: &PartitionKey,
+    ) -> Result<Option<MigrationId>, StoreError> {
+        let item = self.control_item(&ControlKey::Moving(tenant.clone())).await?;
+        let table = self.names.control();
+        item.map(|item| read_id(&Reader { table, item: &item })).transpose()
+    }
+
     async fn change_migration(
         &self,
         id: MigrationId,
@@ -239,14 +209,12 @@ impl DynamoDbStore {
         tenant: &PartitionKey,
         migration: MigrationId,
     ) -> Result<TransactWriteItem, StoreError> {
-        let delete = Delete::builder()
-            .table_name(self.names.control())
-            .set_key(Some(key(&ControlKey::Moving(tenant.clone()))))
+        let mark = self
+            .delete_control(&ControlKey::Moving(tenant.clone()))
             .condition_expression("#migration = :migration")
             .expression_attribute_names("#migration", MIGRATION)
             .expression_attribute_values(":migration", text(migration.to_string()));
-        let delete = delete.build().map_err(incomplete)?;
-        Ok(TransactWriteItem::builder().delete(delete).build())
+        delete(mark.build())
     }
 }
 

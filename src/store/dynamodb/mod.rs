@@ -6,11 +6,13 @@
 //! of the SDK leaves ([`error`]); no key and no item enters a log or a span ([`call`]).
 
 mod attributes;
+mod batch;
 mod bulks;
 mod call;
 mod cells;
 pub mod client;
 mod commit;
+mod control;
 mod cursor;
 pub mod entry;
 mod error;
@@ -27,6 +29,7 @@ pub mod schema;
 #[cfg(test)]
 mod strategies;
 pub mod tables;
+pub mod transact;
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -34,8 +37,9 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::Builder;
 
+pub use batch::{ByTable, batch_get};
 pub use client::{DynamoDbOptions, connect};
-pub use error::{from_failure, from_sdk};
+pub use error::{from_cancelled, from_failure, from_sdk, rejected};
 pub use schema::TableNames;
 
 /// What the store is told of its surroundings.

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::operation::query::{QueryError, QueryOutput};
 use aws_sdk_dynamodb::operation::scan::ScanOutput;
-use aws_sdk_dynamodb::types::{KeysAndAttributes, Select};
+use aws_sdk_dynamodb::types::Select;
 
 use super::attributes::{Item, Reader, text};
+use super::batch::{ByTable, batch_get};
 use super::call::Call;
 use super::error::{from_sdk, rejected};
 use super::schema::mapping::{CELL_ID, PARTITION_KEY};
@@ -24,10 +24,6 @@ const LIST_PAGE: i32 = 1000;
 
 /// Most items of a page of the whole table; DynamoDB ends a page at 1 MB.
 const SCAN_PAGE: i32 = 5000;
-
-/// How often the keys of a batch are asked for until all are answered, and by how much longer the wait is each time.
-const BATCH_ROUNDS: u32 = 6;
-const BATCH_WAIT: Duration = Duration::from_millis(10);
 
 /// Most pages without a single item that one call of `list` goes through before it hands back an empty one.
 const EMPTY_PAGES: usize = 16;
@@ -281,31 +277,11 @@ impl DynamoDbStore {
 
     /// Reads at most [`MAX_KEYS`] items by their keys.
     async fn batch(&self, keys: &[&str]) -> Result<Vec<Item>, StoreError> {
+        let table = self.names.mappings();
         let keys = keys.iter().map(|key| Item::from([(PARTITION_KEY.to_owned(), text(*key))]));
-        let mut pending: Vec<Item> = keys.collect();
-        let mut items = Vec::with_capacity(pending.len());
-        for round in 0..BATCH_ROUNDS {
-            if pending.is_empty() {
-                return Ok(items);
-            }
-            tokio::time::sleep(BATCH_WAIT * round).await;
-            let wanted = KeysAndAttributes::builder()
-                .set_keys(Some(pending))
-                .consistent_read(true)
-                .build()
-                .map_err(|error| rejected(format!("a request is incomplete: {error}")))?;
-            let get = self.client.batch_get_item().request_items(self.names.mappings(), wanted);
-            let tables = [self.names.mappings()];
-            let output = Call::consistent("BatchGetItem", &tables).run(get.send()).await?;
-            let mut answered: HashMap<String, Vec<Item>> = output.responses.unwrap_or_default();
-            items.extend(answered.remove(self.names.mappings()).unwrap_or_default());
-            let mut left = output.unprocessed_keys.unwrap_or_default();
-            pending = left.remove(self.names.mappings()).map_or_else(Vec::new, |left| left.keys);
-        }
-        match pending.is_empty() {
-            true => Ok(items),
-            false => Err(StoreError::Throttled),
-        }
+        let wanted = ByTable::from([(table.to_owned(), keys.collect())]);
+        let mut found = batch_get(&self.client, wanted).await?;
+        Ok(found.remove(table).unwrap_or_default())
     }
 
     async fn list_by_scan(

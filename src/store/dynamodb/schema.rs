@@ -87,9 +87,6 @@ pub mod control {
     pub const TROUBLE: &str = "Trouble";
     pub const CALLER: &str = "Caller";
     pub const BULK: &str = "Bulk";
-    pub const SOURCE: &str = "Source";
-    pub const TARGET: &str = "Target";
-    pub const TENANT: &str = "Tenant";
     pub const MIGRATION: &str = "Migration";
     // The cluster's settings.
     pub const LEASE_MILLIS: &str = "LeaseMillis";

@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use cell_directory::proto::v1;
-
-use crate::celld::{Celld, unique};
+use crate::celld::{Celld, table, unique};
 use crate::dynamodb_local::DynamoDbLocal;
-use crate::world::{Build, CELLS, PATIENCE, World};
+use crate::world::{Build, CELLS, World};
 use crate::{AMPLE, cases};
 
 /// Budgets are wide: what is tested is what is answered on a busy machine, not when.
@@ -23,7 +21,8 @@ pub async fn a_writer_and_the_service_agree(build: &Build) {
     let prefix = unique("writers");
     let server = Celld::serve(&DynamoDbLocal::shared().endpoint(), &prefix, &FLAGS);
     server.create_cells(&CELLS).await;
-    provision(&server).await;
+    let tables = vec![table("Profiles", None), table("Orders", Some("SK"))];
+    server.provision(tables, &CELLS).await;
     let world = World::at(build, &server.address, &prefix).await;
     let case = world.case("served");
 
@@ -43,42 +42,4 @@ pub async fn a_writer_and_the_service_agree(build: &Build) {
         case.write(&[case.put("a", "2")], "done").await;
     }
     assert_eq!(case.value(at, "a").await.as_deref(), Some("2"));
-}
-
-async fn provision(server: &Celld) {
-    let mut admin = server.admin().await;
-    let tables = vec![table("Profiles", None), table("Orders", key("SK"))];
-    let table_set_id = "default".to_owned();
-    let set = v1::TableSet { table_set_id, tables, ..Default::default() };
-    let request = v1::PutTableSetRequest { table_set: Some(set), validate_only: false };
-    admin.put_table_set(request).await.unwrap();
-    for cell in CELLS {
-        let cell_id = cell.to_owned();
-        let request = v1::ProvisionCellRequest { cell_id: cell_id.clone(), ..Default::default() };
-        admin.provision_cell(request).await.unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let request = v1::GetCellRequest { cell_id: cell_id.clone() };
-            let answer = admin.get_cell(request).await.unwrap().into_inner();
-            if answer.cell.unwrap().tables.is_some() {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{cell} gets no tables");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    }
-}
-
-fn key(name: &str) -> Option<v1::KeyAttribute> {
-    Some(v1::KeyAttribute { name: name.to_owned(), r#type: 0 })
-}
-
-fn table(name: &str, sort_key: Option<v1::KeyAttribute>) -> v1::TableSpec {
-    v1::TableSpec {
-        name: name.to_owned(),
-        partition_key: key("PK"),
-        sort_key,
-        tenant_key_templates: vec!["CUSTOMER#{partition_key}".to_owned()],
-        ..Default::default()
-    }
 }

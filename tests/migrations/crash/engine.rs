@@ -155,7 +155,7 @@ impl Line {
             return std::future::pending().await;
         }
         let call = || perform(&run.database, &operation, &body);
-        let fault = run.begins(&operation, &body);
+        let fault = run.begins(&operation);
         let done = match fault {
             None => Some(call()),
             Some(Fault::DiesBefore) => None,

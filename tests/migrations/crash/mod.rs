@@ -70,13 +70,13 @@ impl fmt::Display for Case {
     }
 }
 
+/// Of one thread, whose clock goes on when nothing else does.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
 fn play(template: &Path, case: &Case) -> Ended {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(run::run(template, case.course, case.seed, case.faults.clone()))
+    runtime().block_on(run::run(template, case.course, case.seed, case.faults.clone()))
 }
 
 #[test]
@@ -84,12 +84,7 @@ fn crash_points() {
     let began = Instant::now();
     let folder = tempfile::tempdir().unwrap();
     let template = folder.path().join("template.sqlite");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(tables::prepare(&template));
+    runtime().block_on(tables::prepare(&template));
     let rounds = std::env::var("CELLD_TEST_CRASH_ROUNDS");
     let rounds: u64 = rounds.map_or(1, |rounds| rounds.parse().expect("a number of rounds"));
     let mut cases = Vec::new();

@@ -68,7 +68,7 @@ pub struct Ended {
 
 impl Run {
     /// A call of a worker begins: what is late lands, the application writes, and perhaps the call is to break.
-    pub fn begins(&self, operation: &str, _body: &str) -> Option<Fault> {
+    pub fn begins(&self, operation: &str) -> Option<Fault> {
         let mut state = self.state.lock();
         state.calls += 1;
         let calls = state.calls;

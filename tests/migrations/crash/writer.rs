@@ -188,10 +188,14 @@ impl Writer {
         let check =
             GuardCheck::Open { epoch: route.epoch, mode: route.mode, migration: route.migration };
         let condition = Condition::of(&check, &route.cell);
-        let values: Item = condition.values.iter().map(|(k, v)| (k.clone(), as_json(v))).collect();
+        let values: Item = condition
+            .values
+            .iter()
+            .map(|(k, v)| (k.clone(), cells_streams::json::attribute(v)))
+            .collect();
         let check = json!({ "ConditionCheck": {
             "TableName": table.table_name,
-            "Key": item_json(&guard::key(&table, TENANT, shard)),
+            "Key": cells_streams::json::item(&guard::key(&table, TENANT, shard)),
             "ConditionExpression": condition.expression,
             "ExpressionAttributeValues": values,
         } });
@@ -214,7 +218,7 @@ impl Writer {
     /// Goes by what a cell's guard says. `false`: the writer has to wait.
     fn reroute(&mut self, database: &Database, cell: &str) -> bool {
         let table = guard_table(cell);
-        let key = item_json(&guard::key(&table, TENANT, 0));
+        let key = cells_streams::json::item(&guard::key(&table, TENANT, 0));
         let request = json!({ "TableName": table.table_name, "Key": key, "ConsistentRead": true });
         let answer = ask(database, "GetItem", &request);
         let Some(found) = answer.get("Item").filter(|item| item["GuardCell"]["S"] == cell) else {
@@ -259,7 +263,7 @@ fn plain(change: &Value) -> (&'static str, &Value) {
 
 fn logged(table: &GuardTable, migration: MigrationId, shard: u8, record: &LogRecord) -> Value {
     let item = log::item(table, migration, shard, record);
-    json!({ "Put": { "TableName": table.table_name, "Item": item_json(&item) } })
+    json!({ "Put": { "TableName": table.table_name, "Item": cells_streams::json::item(&item) } })
 }
 
 fn key(place: &Place) -> Item {
@@ -280,18 +284,4 @@ fn sdk_key(place: &Place) -> cells_guard::Item {
 pub fn place(table: &'static str, item: &Item) -> Place {
     let text = |name: &str| item.get(name).map(|value| value["S"].as_str().unwrap().to_owned());
     (table, text("PK").unwrap(), text("SK"))
-}
-
-fn item_json(item: &cells_guard::Item) -> Value {
-    Value::Object(item.iter().map(|(name, value)| (name.clone(), as_json(value))).collect())
-}
-
-fn as_json(value: &AttributeValue) -> Value {
-    match value {
-        AttributeValue::S(text) => json!({ "S": text }),
-        AttributeValue::N(digits) => json!({ "N": digits }),
-        AttributeValue::L(list) => json!({ "L": list.iter().map(as_json).collect::<Vec<_>>() }),
-        AttributeValue::M(map) => json!({ "M": item_json(map) }),
-        other => panic!("{other:?}"),
-    }
 }

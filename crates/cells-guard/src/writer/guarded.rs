@@ -1,9 +1,7 @@
 //! Writes with a check of the tenant's guard, in one transaction. Needs no control plane: a guard that does not pass says what to do.
 
 use aws_sdk_dynamodb::error::BuildError;
-use aws_sdk_dynamodb::types::{
-    ConditionCheck, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
-};
+use aws_sdk_dynamodb::types::{Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem};
 use cells_migration::{GuardCheck, GuardState, MigrationId, WriteMode};
 
 use super::error::{Busy, Error};
@@ -77,12 +75,8 @@ impl Form {
     fn check(&self, tenant: &str) -> Result<TransactWriteItem, BuildError> {
         let Self { epoch, migration, .. } = *self;
         let open = GuardCheck::Open { epoch, mode: self.mode(), migration };
-        let Condition { expression, values } = Condition::of(&open, &self.home.cell);
-        let check = ConditionCheck::builder()
-            .table_name(&self.table.table_name)
-            .set_key(Some(guard::key(&self.table, tenant, self.shard)))
-            .condition_expression(expression)
-            .set_expression_attribute_values(Some(values.into_iter().collect()))
+        let check = Condition::of(&open, &self.home.cell)
+            .of_guard(&self.table, tenant, self.shard)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         Ok(TransactWriteItem::builder().condition_check(check.build()?).build())
     }

@@ -190,18 +190,7 @@ impl<R: Routes> Writer<R> {
         single: bool,
         call: Call,
     ) -> Result<Written, Error<R::Error>> {
-        let mut job = Job {
-            tenant,
-            writes,
-            single,
-            pace: self.pace(&call),
-            identity: Identity::new(call.id.as_deref(), tenant, writes),
-            open: false,
-            recorded: None,
-            waits: None,
-            refusals: 0,
-            redirects: 0,
-        };
+        let mut job = Job::new(tenant, writes, single, self.pace(&call), call.id.as_deref());
         let route = self.routes.route(tenant, None).await.map_err(Error::Route)?;
         // What is wrong with the request is told before anything is sent.
         job.place(&route.home)?;
@@ -229,7 +218,28 @@ impl<R: Routes> Writer<R> {
     }
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    fn new(
+        tenant: &'a str,
+        writes: &'a [Write],
+        single: bool,
+        pace: Pace,
+        id: Option<&str>,
+    ) -> Self {
+        Self {
+            tenant,
+            writes,
+            single,
+            pace,
+            identity: Identity::new(id, tenant, writes),
+            open: false,
+            recorded: None,
+            waits: None,
+            refusals: 0,
+            redirects: 0,
+        }
+    }
+
     /// An error that leaves nothing written, or none if an attempt is still open.
     fn failed<E>(&self, error: Error<E>) -> Error<E> {
         if self.open { Error::Unknown } else { error }

@@ -65,7 +65,7 @@ impl<R: Routes> Writer<R> {
         reads: Reads,
         call: Call,
     ) -> Result<Option<Item>, Error<R::Error>> {
-        let mut job = self.reading(tenant, &call);
+        let mut job = Job::new(tenant, &[], true, self.pace(&call), None);
         let mut route = self.route_to_read(&job).await?;
         loop {
             let table = table(&route.home, name)?;
@@ -95,7 +95,7 @@ impl<R: Routes> Writer<R> {
         query: &Query,
         call: Call,
     ) -> Result<Found, Error<R::Error>> {
-        let mut job = self.reading(tenant, &call);
+        let mut job = Job::new(tenant, &[], true, self.pace(&call), None);
         let mut route = self.route_to_read(&job).await?;
         loop {
             let page = self.page(&mut job.pace, &route.home, tenant, query).await;
@@ -104,21 +104,6 @@ impl<R: Routes> Writer<R> {
                 Ok(home) => return Ok(Found { items, next, cell: home.cell }),
                 Err(next) => route = next,
             }
-        }
-    }
-
-    fn reading<'a>(&self, tenant: &'a str, call: &Call) -> Job<'a> {
-        Job {
-            tenant,
-            writes: &[],
-            single: true,
-            pace: self.pace(call),
-            identity: super::Identity::new(None, tenant, &[]),
-            open: false,
-            recorded: None,
-            waits: None,
-            refusals: 0,
-            redirects: 0,
         }
     }
 

@@ -9,6 +9,7 @@ use super::error::{Busy, Error};
 use super::route::Home;
 use super::write::{Action, Parts, Write, incomplete};
 use super::{Job, Routes};
+use crate::sdk::{CONTENDED, Cancelled, cancellation, condition_failed};
 use crate::{CellTable, Failure, Item};
 
 /// What became of one attempt.
@@ -49,10 +50,14 @@ impl<T> Sent<T> {
             Ok(done) => return Self::Done(done),
             Err(error) => error,
         };
-        match error.as_service_error().and_then(ProvideErrorMetadata::code) {
+        let service = error.as_service_error();
+        match service.and_then(ProvideErrorMetadata::code) {
             Some("ConditionalCheckFailedException") => Self::Condition(0),
-            Some("TransactionConflictException" | "ReplicatedWriteConflictException") => {
-                Self::Busy(Busy::Contended)
+            Some(code) if CONTENDED.contains(&code) => Self::Busy(Busy::Contended),
+            Some("ValidationException") => {
+                let detail = service.and_then(ProvideErrorMetadata::message);
+                tracing::debug!(detail, "a write was not valid");
+                Self::Invalid(None)
             }
             Some("IdempotentParameterMismatchException" | "IdempotentParameterMismatch") => {
                 Self::TokenUsed
@@ -66,11 +71,7 @@ impl<T> Sent<T> {
             Failure::Throttled => Self::Busy(Busy::Throttled),
             Failure::Unreachable => Self::Busy(Busy::Unreachable),
             Failure::Timeout | Failure::Failed => Self::Open,
-            Failure::Rejected { detail } if detail.starts_with("ValidationException") => {
-                tracing::debug!(detail, "a write was not valid");
-                Self::Invalid(None)
-            }
-            rejected => Self::Refused(rejected),
+            rejected @ Failure::Rejected { .. } => Self::Refused(rejected),
         }
     }
 
@@ -79,17 +80,14 @@ impl<T> Sent<T> {
         layout: Layout,
     ) -> Self {
         if let Err(error) = &result
-            && let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
-                error.as_service_error()
+            && let Some(reasons) = cancellation(error)
         {
-            return Self::cancelled(cancelled.cancellation_reasons(), layout);
+            return Self::cancelled(reasons, layout);
         }
         Self::of(result)
     }
 
     fn cancelled(reasons: &[CancellationReason], layout: Layout) -> Self {
-        const CONDITION: &str = "ConditionalCheckFailed";
-        let is = |reason: &CancellationReason, code: &str| reason.code() == Some(code);
         let (guard, rest) = match (layout.guard, reasons) {
             (true, [guard, rest @ ..]) => (Some(guard), rest),
             (_, all) => (None, all),
@@ -99,26 +97,23 @@ impl<T> Sent<T> {
             (_, all) => (None, all),
         };
         // It says that all was done, whatever the rest has become since.
-        if log.is_some_and(|reason| is(reason, CONDITION)) {
+        if log.is_some_and(condition_failed) {
             return Self::Recorded;
         }
-        if let Some(guard) = guard.filter(|reason| is(reason, CONDITION)) {
+        if let Some(guard) = guard.filter(|reason| condition_failed(reason)) {
             return Self::Guard(guard.item.clone());
         }
-        if let Some(write) = writes.iter().position(|reason| is(reason, CONDITION)) {
+        if let Some(write) = writes.iter().position(condition_failed) {
             return Self::Condition(write);
         }
-        if let Some(write) = writes.iter().position(|reason| is(reason, "ValidationError")) {
+        let invalid = |reason: &CancellationReason| reason.code() == Some("ValidationError");
+        if let Some(write) = writes.iter().position(invalid) {
             return Self::Invalid(Some(write));
         }
-        let any = |code| reasons.iter().any(|reason| is(reason, code));
-        if any("TransactionConflict") {
-            Self::Busy(Busy::Contended)
-        } else if any("ThrottlingError") || any("ProvisionedThroughputExceeded") {
-            Self::Busy(Busy::Throttled)
-        } else {
-            let codes: Vec<_> = reasons.iter().filter_map(CancellationReason::code).collect();
-            Self::Refused(Failure::rejected(format!("cancelled: {}", codes.join(", "))))
+        match Cancelled::of(reasons) {
+            Cancelled::Contended => Self::Busy(Busy::Contended),
+            Cancelled::Throttled => Self::Busy(Busy::Throttled),
+            Cancelled::Other(detail) => Self::Refused(Failure::Rejected { detail }),
         }
     }
 }
