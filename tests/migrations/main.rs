@@ -29,6 +29,8 @@ mod world;
 
 mod crash;
 mod drain;
+mod limits;
 mod movement;
+mod rebalance;
 mod scene;
 mod traced;

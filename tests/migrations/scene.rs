@@ -11,6 +11,7 @@ use cell_directory::proto::v1::migration_service_client::MigrationServiceClient;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::celld::cell;
 use crate::world::{Engine, World, table};
 
 pub type Item = HashMap<String, AttributeValue>;
@@ -50,8 +51,21 @@ impl Scene {
     }
 
     pub async fn with_flags(engine: Engine, more: &[&'static str]) -> Self {
+        Self::with_cells(engine, CELLS.iter().map(|id| cell(id)).collect(), more).await
+    }
+
+    pub async fn with_cells(
+        engine: Engine,
+        cells: Vec<v1::Cell>,
+        more: &[&'static str],
+    ) -> Self {
         let flags: Vec<_> = FLAGS.iter().chain(more).copied().collect();
-        let mut world = World::with_flags(engine, &CELLS, &flags).await;
+        let mut world = World::with_flags(engine, &[], &flags).await;
+        let ids: Vec<_> = cells.iter().map(|cell| cell.cell_id.clone()).collect();
+        for cell in cells {
+            let request = v1::CreateCellRequest { cell: Some(cell), ..Default::default() };
+            world.admin.create_cell(request).await.unwrap();
+        }
         let cluster = v1::Cluster {
             lease_duration: Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }),
             ..Default::default()
@@ -66,8 +80,8 @@ impl Scene {
         let mut journeys = table("Journeys");
         journeys.tenant_key_templates.push("TRAVELLER#{partition_key}".to_owned());
         world.put_set(vec![carts, table("CustomerData"), journeys]).await;
-        for cell in CELLS {
-            let operation = world.provision(cell).await;
+        for id in ids {
+            let operation = world.provision(&id).await;
             assert_eq!(operation.state(), v1::OperationState::Succeeded, "{operation:?}");
         }
         let channel = world.server.channel().await;
