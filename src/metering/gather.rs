@@ -176,7 +176,13 @@ mod tests {
         let name = "Orders-a".to_owned();
         Measured {
             table: TableRef { region: Region::new("eu-west-1").unwrap(), name },
-            size: Size { items: 7, bytes: 70, index_bytes: 30, limits, indexes: vec![("ByCell".to_owned(), index)] },
+            size: Size {
+                items: 7,
+                bytes: 70,
+                index_bytes: 30,
+                limits,
+                indexes: vec![("ByCell".to_owned(), index)],
+            },
             metered: metered.into(),
         }
     }

@@ -198,6 +198,14 @@ fn size(tenant: &str) -> usize {
     TENANTS.into_iter().find(|(name, ..)| *name == tenant).unwrap().2
 }
 
+/// As many bytes as the tenants have, and at most twice the fewest that would do.
+fn few_bytes(plan: &v1::BulkPlan) {
+    let each = plan.moves.iter().map(v1::BulkPlannedMove::size_bytes);
+    assert_eq!(each.sum::<i64>(), plan.size_bytes, "{plan:#?}");
+    let least = plan.size_bytes_at_least();
+    assert!(least > 0 && (least..=2 * least).contains(&plan.size_bytes), "{plan:#?}");
+}
+
 /// Cells by how they stand after a plan.
 fn standings(plan: &v1::BulkPlan) -> BTreeMap<&str, &str> {
     plan.cells.iter().map(|cell| (cell.cell_id.as_str(), cell.standing.as_str())).collect()
@@ -218,9 +226,8 @@ async fn cells_come_into_a_band_with_few_bytes_and_past_hotspots_and_failures() 
     assert_eq!((hotspot.partition_key.as_str(), hotspot.cell_id.as_str()), ("hotspot", HOME));
     assert!((hotspot.share - 0.55).abs() < 0.02, "{hotspot:?}");
     let moved: usize = plan.moves.iter().map(|one| size(&one.partition_key)).sum();
-    assert_eq!(moved, LEAST, "{plan:#?}");
-    let least = plan.size_bytes_at_least();
-    assert!(plan.size_bytes >= least && plan.size_bytes * 100 <= least * 106, "{plan:#?}");
+    assert!((LEAST..2 * LEAST).contains(&moved), "{plan:#?}");
+    few_bytes(&plan);
     for one in &plan.moves {
         assert_eq!(one.source_cell_id, HOME, "{one:?}");
         assert!(["cell-b", "cell-low"].contains(&&*one.target_cell_id), "{one:?}");
@@ -258,8 +265,9 @@ async fn cells_come_into_a_band_with_few_bytes_and_past_hotspots_and_failures() 
     // The rest of the way, by what is measured then.
     loaded.measure().await;
     let rest = loaded.plan(&["tier"]).await;
-    let moved: usize = rest.moves.iter().map(|one| size(&one.partition_key)).sum();
-    assert_eq!(moved, size(tenant), "{rest:#?}");
+    few_bytes(&rest);
+    let again: Vec<_> = rest.moves.iter().filter(|one| homes[&one.partition_key] != HOME).collect();
+    assert!(again.is_empty(), "who was moved stays: {again:?}");
     let id = loaded.start().await.unwrap().bulk_id;
     let ended = loaded.finished(&id).await;
     assert_eq!(ended.counts.unwrap().done, rest.moves_total, "{ended:#?}");
@@ -270,7 +278,7 @@ async fn cells_come_into_a_band_with_few_bytes_and_past_hotspots_and_failures() 
     loaded.measure().await;
     let after = loaded.plan(&["tier"]).await;
     for cell in &after.cells {
-        assert_eq!((cell.standing.as_str(), cell.utilisation), ("IN_BAND", cell.utilisation_after));
+        assert_eq!((cell.standing.as_str(), cell.placements), ("IN_BAND", cell.placements_after));
         assert!((LOW..=HIGH).contains(&cell.utilisation()), "{cell:?}");
     }
     assert_eq!(after.hotspots_total, 0, "nobody is in the way any more: {after:#?}");

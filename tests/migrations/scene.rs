@@ -54,11 +54,7 @@ impl Scene {
         Self::with_cells(engine, CELLS.iter().map(|id| cell(id)).collect(), more).await
     }
 
-    pub async fn with_cells(
-        engine: Engine,
-        cells: Vec<v1::Cell>,
-        more: &[&'static str],
-    ) -> Self {
+    pub async fn with_cells(engine: Engine, cells: Vec<v1::Cell>, more: &[&'static str]) -> Self {
         let flags: Vec<_> = FLAGS.iter().chain(more).copied().collect();
         let mut world = World::with_flags(engine, &[], &flags).await;
         let ids: Vec<_> = cells.iter().map(|cell| cell.cell_id.clone()).collect();
