@@ -108,18 +108,7 @@ impl<R: Routes> Writer<R> {
     }
 
     fn reading<'a>(&self, tenant: &'a str, call: &Call) -> Job<'a> {
-        Job {
-            tenant,
-            writes: &[],
-            single: true,
-            pace: self.pace(call),
-            identity: super::Identity::new(None, tenant, &[]),
-            open: false,
-            recorded: None,
-            waits: None,
-            refusals: 0,
-            redirects: 0,
-        }
+        self.job(tenant, &[], true, call)
     }
 
     /// Where to read first.
