@@ -27,6 +27,7 @@ mod streams_proxy;
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod world;
 
+mod counted;
 mod crash;
 mod drain;
 mod limits;

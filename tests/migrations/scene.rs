@@ -62,16 +62,6 @@ impl Scene {
             let request = v1::CreateCellRequest { cell: Some(cell), ..Default::default() };
             world.admin.create_cell(request).await.unwrap();
         }
-        let cluster = v1::Cluster {
-            lease_duration: Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }),
-            ..Default::default()
-        };
-        let request = v1::UpdateClusterRequest {
-            cluster: Some(cluster),
-            update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
-            ..Default::default()
-        };
-        world.admin.update_cluster(request).await.unwrap();
         let carts = v1::TableSpec { sort_key: None, indexes: vec![], ..table("Carts") };
         let mut journeys = table("Journeys");
         journeys.tenant_key_templates.push("TRAVELLER#{partition_key}".to_owned());
@@ -84,7 +74,20 @@ impl Scene {
         let tables = Client::new(&world.sdk().await);
         let (moves, directory) =
             (MigrationServiceClient::new(channel.clone()), CellDirectoryClient::new(channel));
-        Self { world, moves, directory, tables }
+        let mut scene = Self { world, moves, directory, tables };
+        scene.lease(Duration::from_millis(300)).await;
+        scene
+    }
+
+    /// How long leases are from now on.
+    pub async fn lease(&mut self, lease: Duration) {
+        let lease_duration = Some(lease.try_into().unwrap());
+        let request = v1::UpdateClusterRequest {
+            cluster: Some(v1::Cluster { lease_duration, ..Default::default() }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
+            ..Default::default()
+        };
+        self.world.admin.update_cluster(request).await.unwrap();
     }
 
     pub async fn pin(&mut self, tenant: &str, cell: &str) {
