@@ -96,7 +96,8 @@ impl Cells {
             randomness: Randomness::system(),
         };
         let bulks = bulk_moves(parts, &migrations, config, tasks);
-        let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone());
+        let data = CellData::new(directory.clone(), records.clone(), regions, prefix.clone())
+            .watched(Arc::new(telemetry.write_metrics()));
         let table = table_names(config)?.control().to_owned();
         let events = CellEvents::new(data.clone(), control, table, config.events_lease);
         if !config.event_sinks.is_empty() {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use cells_guard::writer::KnownGuards;
+use cells_guard::writer::{KnownGuards, Watch};
 use parking_lot::Mutex;
 
 use super::aws::Regions;
@@ -105,6 +105,8 @@ pub struct CellData {
     known: Arc<Mutex<Known>>,
     /// What guards of tenants on the move said last.
     guards: Arc<KnownGuards>,
+    /// Is told of writes.
+    watch: Option<Arc<dyn Watch>>,
     /// The call that asks.
     rpc: Option<RpcTrace>,
     /// When whoever asks gives up.
@@ -149,7 +151,13 @@ impl CellData {
         prefix: String,
     ) -> Self {
         let (known, guards) = (Arc::default(), Arc::default());
-        Self { directory, records, regions, prefix, known, guards, rpc: None, deadline: None }
+        let (watch, rpc, deadline) = (None, None, None);
+        Self { directory, records, regions, prefix, known, guards, watch, rpc, deadline }
+    }
+
+    /// The same, of whose writes this is told.
+    pub fn watched(self, watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch), ..self }
     }
 
     /// The same, whose routing decisions are part of this call's trace.

@@ -38,7 +38,11 @@ pub struct TableLoad {
     pub utilisation: f64,
     /// As DynamoDB counts them, every six hours or so.
     pub items: u64,
+    /// Of the table and its indexes.
     pub bytes: u64,
+    /// The indexes' part of that.
+    #[serde(default)]
+    pub index_bytes: u64,
 }
 
 impl CellLoad {
@@ -48,6 +52,11 @@ impl CellLoad {
 
     pub fn bytes(&self) -> u64 {
         self.tables.iter().map(|table| table.bytes).sum()
+    }
+
+    /// Without indexes: what the items themselves have.
+    pub fn item_bytes(&self) -> u64 {
+        self.tables.iter().map(|table| table.bytes.saturating_sub(table.index_bytes)).sum()
     }
 
     /// How long ago it was measured. `None` where that cannot be: later than `now` by more than clocks may differ.

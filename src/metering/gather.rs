@@ -28,6 +28,8 @@ pub struct Size {
     pub items: u64,
     /// Of the table and its indexes.
     pub bytes: u64,
+    /// The indexes' part of that.
+    pub index_bytes: u64,
     /// Units a second, read and write, of the table itself.
     pub limits: (f64, f64),
     /// The same of its indexes, by their names.
@@ -94,6 +96,7 @@ pub fn load(cell: &Cell, tables: &[Measured], end: i64, at: Timestamp) -> CellLo
             utilisation: each.fold(0.0, f64::max),
             items: measured.size.items,
             bytes: measured.size.bytes,
+            index_bytes: measured.size.index_bytes,
         }
     };
     let tables_of: Vec<_> = tables.iter().map(table).collect();
@@ -173,7 +176,13 @@ mod tests {
         let name = "Orders-a".to_owned();
         Measured {
             table: TableRef { region: Region::new("eu-west-1").unwrap(), name },
-            size: Size { items: 7, bytes: 70, limits, indexes: vec![("ByCell".to_owned(), index)] },
+            size: Size {
+                items: 7,
+                bytes: 70,
+                index_bytes: 30,
+                limits,
+                indexes: vec![("ByCell".to_owned(), index)],
+            },
             metered: metered.into(),
         }
     }
@@ -203,6 +212,7 @@ mod tests {
             Metered { throttled_writes: minutes(2.0), throttled_reads: minutes(1.0), ..none() };
         let load = of(throttled.clone(), throttled);
         assert_eq!((load.throttled_per_minute, load.items(), load.bytes()), (6.0, 7, 70));
+        assert_eq!(load.item_bytes(), 40);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl LoadRecords for Surroundings {
 impl Sizes for Surroundings {
     async fn size(&self, _: &TableRef) -> Result<Option<Size>, CloudError> {
         let (limits, indexes) = ((10.0, 10.0), Vec::new());
-        Ok(Some(Size { items: 3, bytes: 30, limits, indexes }))
+        Ok(Some(Size { items: 3, bytes: 30, index_bytes: 10, limits, indexes }))
     }
 }
 

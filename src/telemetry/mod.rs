@@ -30,6 +30,7 @@ pub mod sampling;
 mod subscriber;
 pub mod tail;
 pub mod tenant;
+pub mod writes;
 
 use std::fmt;
 use std::io;
@@ -50,6 +51,7 @@ pub use pipeline::FLUSH_TIMEOUT;
 pub(crate) use pipeline::channel as collector;
 pub use sampling::HeadSampler;
 pub use tenant::TenantLabel;
+pub use writes::WriteMetrics;
 
 use export::ExportHealth;
 use pipeline::Pipeline;
@@ -237,6 +239,11 @@ impl Telemetry {
     /// The metrics of sinks of changes.
     pub fn event_metrics(&self) -> EventMetrics {
         EventMetrics::new(&self.meter)
+    }
+
+    /// The metrics of writes of tenants' items.
+    pub fn write_metrics(&self) -> WriteMetrics {
+        WriteMetrics::new(&self.meter)
     }
 
     /// For further instruments.

@@ -22,6 +22,11 @@ pub const TENANT_HASH: &str = "cell.tenant.hash";
 /// The tenant in clear, only where that was switched on.
 pub const TENANT: &str = "cell.tenant";
 
+/// How an item was written: `direct|guarded|logged`.
+pub const WRITE_MODE: &str = "cell.write.mode";
+/// How a call that was to write ended (see [`super::writes`]).
+pub const WRITE_OUTCOME: &str = "cell.write.outcome";
+
 /// A table of a cell, by its name in the table set.
 pub const TABLE: &str = "cell.table";
 /// The group that changes of items are delivered to.

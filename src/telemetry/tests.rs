@@ -3,9 +3,11 @@
 #[path = "../../tests/support/otlp/mod.rs"]
 mod otlp;
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::{Duration, Instant, SystemTime};
 
+use cells_guard::writer::{Ended, Ending, How, Watch};
 use http::{HeaderMap, HeaderValue};
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{SpanKind, Status};
@@ -308,6 +310,52 @@ fn without_an_endpoint_everything_is_a_noop() {
     });
 }
 
+/// Each way to write and to end has a label of its own, and all of them stand in the document.
+#[test]
+fn writes_are_counted_by_mode_and_outcome() {
+    let (_runtime, endpoint, receiver) = receiver();
+    let all = || [How::Direct, How::Guarded, How::Logged].map(|how| Ending::ALL.map(|e| (how, e)));
+    with_telemetry(&config(&endpoint, 0.0), async |telemetry| {
+        let metrics = telemetry.write_metrics();
+        for (how, ending) in all().into_iter().flatten() {
+            metrics.ended(Ended { how, ending, took: Duration::from_millis(30) });
+        }
+        metrics.ended(Ended { how: How::Logged, ending: Ending::Done, took: Duration::ZERO });
+        for _ in 0..100 {
+            if sums(&receiver, "cell.write.calls").values().sum::<f64>() == 28.0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("not received, got {:?}", receiver.metric_points("cell.write.calls"));
+    });
+    let points = receiver.metric_points("cell.write.calls");
+    assert!(points.iter().all(|point| point.attributes.len() == 2), "{points:#?}");
+    let counts = sums(&receiver, "cell.write.calls");
+    assert_eq!(counts.len(), 27, "{counts:?}");
+    let more: Vec<_> = counts.iter().filter(|(_, count)| **count != 1.0).collect();
+    assert_eq!(more, [(&"logged/ok".to_owned(), &2.0)]);
+    let page = include_str!("../../docs/metrics.md");
+    for point in &points {
+        for name in ["cell.write.mode", "cell.write.outcome"] {
+            let value = point.attributes[name].to_string();
+            assert!(page.contains(&format!("`{value}`")), "{value} is not in docs/metrics.md");
+        }
+    }
+    let took = sums(&receiver, "cell.write.duration");
+    assert_eq!(took.values().copied().collect::<Vec<_>>(), [9.0, 9.0, 10.0], "{took:?}");
+}
+
+/// Counts of all exports, by mode and outcome.
+fn sums(receiver: &OtlpReceiver, metric: &str) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for point in receiver.metric_points(metric) {
+        let labels = point.attributes.values().map(ToString::to_string).collect::<Vec<_>>();
+        *sums.entry(labels.join("/")).or_default() += point.count();
+    }
+    sums
+}
+
 /// A metric that is documented nowhere is one that nobody looks at.
 #[test]
 fn every_metric_is_documented() {
@@ -318,6 +366,7 @@ fn every_metric_is_documented() {
         include_str!("metrics.rs"),
         include_str!("overload.rs"),
         include_str!("pipeline.rs"),
+        include_str!("writes.rs"),
     ];
     let mut found = 0;
     for source in sources {

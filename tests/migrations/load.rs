@@ -13,7 +13,7 @@ use crate::dynamodb_local::DynamoDbLocal;
 use crate::ledger::{Allowed, At, Counter, Ledger, TABLES, TENANT, count};
 use crate::mover::{Figures, Mover};
 use crate::proxy::{Laid, Proxy};
-use crate::scene::{CELLS, Item, Scene, partition, text};
+use crate::scene::{CELLS, Item, LEASE, Scene, partition, text};
 use crate::world::Engine;
 use crate::writers::{Shared, options, write};
 
@@ -94,7 +94,7 @@ async fn nothing_that_was_acknowledged_is_lost_while_a_tenant_moves_under_load()
 /// before they copy: settings that came after the last of them has run out do not speak of them any more.
 async fn forget_long_leases(scene: &mut Scene, shortened: Instant) {
     tokio::time::sleep_until((shortened + LONG_LEASES).into()).await;
-    scene.shorten_leases().await;
+    scene.lease(LEASE).await;
 }
 
 /// What several writers share: their directory, and their bad network.

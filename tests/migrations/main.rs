@@ -28,12 +28,15 @@ mod streams_proxy;
 mod world;
 
 mod arena;
+mod counted;
 mod crash;
 mod drain;
 mod ledger;
+mod limits;
 mod load;
 mod movement;
 mod mover;
+mod rebalance;
 mod scene;
 mod traced;
 mod writers;

@@ -11,6 +11,7 @@ use cell_directory::proto::v1::migration_service_client::MigrationServiceClient;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::celld::cell;
 use crate::world::{Engine, World, table};
 
 pub type Item = HashMap<String, AttributeValue>;
@@ -28,6 +29,9 @@ pub const FLAGS: [&str; 5] = [
 ];
 
 pub const CELLS: [&str; 3] = ["cell-a", "cell-b", "cell-longer"];
+
+/// How long leases are.
+pub const LEASE: Duration = Duration::from_millis(300);
 
 pub struct Scene {
     pub world: World,
@@ -50,38 +54,56 @@ impl Scene {
     }
 
     pub async fn with_flags(engine: Engine, more: &[&'static str]) -> Self {
-        Self::with_tables(engine, more, tables()).await
+        Self::with_cells(engine, CELLS.iter().map(|id| cell(id)).collect(), more).await
+    }
+
+    pub async fn with_cells(engine: Engine, cells: Vec<v1::Cell>, more: &[&'static str]) -> Self {
+        Self::with(engine, cells, tables(), more).await
     }
 
     /// Tables without indexes and streams, of which each makes every write of DynamoDB Local twice as slow.
     pub async fn plain(engine: Engine) -> Self {
         let plain = |table| v1::TableSpec { indexes: vec![], stream: 0, ..table };
-        Self::with_tables(engine, &[], tables().into_iter().map(plain).collect()).await
+        let tables = tables().into_iter().map(plain).collect();
+        Self::with(engine, CELLS.iter().map(|id| cell(id)).collect(), tables, &[]).await
     }
 
-    async fn with_tables(
+    async fn with(
         engine: Engine,
-        more: &[&'static str],
+        cells: Vec<v1::Cell>,
         tables: Vec<v1::TableSpec>,
+        more: &[&'static str],
     ) -> Self {
         let flags: Vec<_> = FLAGS.iter().chain(more).copied().collect();
-        let mut world = World::with_flags(engine, &CELLS, &flags).await;
-        shorten_leases(&mut world).await;
+        let mut world = World::with_flags(engine, &[], &flags).await;
+        let ids: Vec<_> = cells.iter().map(|cell| cell.cell_id.clone()).collect();
+        for cell in cells {
+            let request = v1::CreateCellRequest { cell: Some(cell), ..Default::default() };
+            world.admin.create_cell(request).await.unwrap();
+        }
         world.put_set(tables).await;
-        for cell in CELLS {
-            let operation = world.provision(cell).await;
+        for id in ids {
+            let operation = world.provision(&id).await;
             assert_eq!(operation.state(), v1::OperationState::Succeeded, "{operation:?}");
         }
         let channel = world.server.channel().await;
         let tables = Client::new(&world.sdk().await);
         let (moves, directory) =
             (MigrationServiceClient::new(channel.clone()), CellDirectoryClient::new(channel));
-        Self { world, moves, directory, tables }
+        let mut scene = Self { world, moves, directory, tables };
+        scene.lease(LEASE).await;
+        scene
     }
 
-    /// Makes leases as short as they are.
-    pub async fn shorten_leases(&mut self) {
-        shorten_leases(&mut self.world).await;
+    /// How long leases are from now on.
+    pub async fn lease(&mut self, lease: Duration) {
+        let lease_duration = Some(lease.try_into().unwrap());
+        let request = v1::UpdateClusterRequest {
+            cluster: Some(v1::Cluster { lease_duration, ..Default::default() }),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
+            ..Default::default()
+        };
+        self.world.admin.update_cluster(request).await.unwrap();
     }
 
     pub async fn pin(&mut self, tenant: &str, cell: &str) {
@@ -170,19 +192,6 @@ fn tables() -> Vec<v1::TableSpec> {
     let mut journeys = table("Journeys");
     journeys.tenant_key_templates.push("TRAVELLER#{partition_key}".to_owned());
     vec![carts, table("CustomerData"), journeys]
-}
-
-async fn shorten_leases(world: &mut World) {
-    let cluster = v1::Cluster {
-        lease_duration: Some(prost_types::Duration { seconds: 0, nanos: 300_000_000 }),
-        ..Default::default()
-    };
-    let request = v1::UpdateClusterRequest {
-        cluster: Some(cluster),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["lease_duration".to_owned()] }),
-        ..Default::default()
-    };
-    world.admin.update_cluster(request).await.unwrap();
 }
 
 pub fn request(tenant: &str, to: &str) -> v1::StartMigrationRequest {

@@ -54,14 +54,15 @@ fn size(table: &TableDescription) -> Size {
     let counted = |count: Option<i64>| count.and_then(|count| u64::try_from(count).ok());
     let indexes = table.global_secondary_indexes();
     let own = limits(table.provisioned_throughput(), table.on_demand_throughput());
-    let index_bytes = indexes.iter().filter_map(|index| counted(index.index_size_bytes()));
+    let index_bytes = indexes.iter().filter_map(|index| counted(index.index_size_bytes())).sum();
     let index = |index: &GlobalSecondaryIndexDescription| {
         let limits = limits(index.provisioned_throughput(), index.on_demand_throughput());
         index.index_name().map(|name| (name.to_owned(), limits))
     };
     Size {
         items: counted(table.item_count()).unwrap_or(0),
-        bytes: counted(table.table_size_bytes()).unwrap_or(0) + index_bytes.sum::<u64>(),
+        bytes: counted(table.table_size_bytes()).unwrap_or(0).saturating_add(index_bytes),
+        index_bytes,
         limits: own,
         indexes: indexes.iter().filter_map(index).collect(),
     }

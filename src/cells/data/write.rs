@@ -66,7 +66,11 @@ impl CellData {
             attempt: LONGEST_ATTEMPT,
             ..Options::default()
         };
-        Writer::new(self.clone(), options, self.guards.clone())
+        let writer = Writer::new(self.clone(), options, self.guards.clone());
+        match &self.watch {
+            Some(watch) => writer.watched(Arc::clone(watch)),
+            None => writer,
+        }
     }
 
     fn call(&self, id: Option<String>) -> Call {

@@ -209,7 +209,8 @@ fn view(cell: &Cell, loads: &Loads) -> CellView {
         weight: cell.weight.get(),
         utilisation: load.map(|load| load.utilisation.clamp(0.0, 1000.0)),
         size: 1.0,
-        bytes: load.map(|load| load.bytes()),
+        // Of tenants items are measured, and those of indexes are not carried over.
+        bytes: load.map(|load| load.item_bytes()),
         schema_group: schema_group(cell),
         together: tables.is_some_and(|tables| tables.reachable_guards().is_some()),
     }

@@ -212,7 +212,9 @@ impl Scene {
                 table: "t".to_owned(),
                 utilisation: *utilisation,
                 items: 1,
-                bytes: *bytes,
+                // Indexes are no part of what is moved.
+                bytes: *bytes * 3,
+                index_bytes: *bytes * 2,
             }],
         };
         let loads = Loads::at(now, loads.iter().map(load), LoadTerms::default());

@@ -20,6 +20,8 @@ use crate::domain::{MigrationId, Timestamp};
 use crate::migration::{Migration, fake};
 use crate::store::{Cursor, Page, StoreError};
 
+mod takeover;
+
 const TENANTS: usize = 6;
 /// Above what any of these bulks takes.
 const MAX_TURNS: usize = 400;
@@ -104,7 +106,8 @@ impl BulkRecords for Fake {
     }
 
     async fn active_bulks(&self) -> Result<Vec<BulkId>, StoreError> {
-        Ok(Vec::new())
+        let active = |head: &&BulkRecord| head.ended().is_none();
+        self.call(|world| world.head.iter().filter(active).map(|head| head.id).collect())
     }
 
     async fn bulks(&self, _: usize, _: Option<&Cursor>) -> Result<Page<BulkRecord>, StoreError> {

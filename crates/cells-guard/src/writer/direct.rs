@@ -47,6 +47,7 @@ impl<R: Routes> Writer<R> {
                 }
                 // The tenant may have left, and its items may be gone.
                 Sent::Condition(_) if !job.open => {
+                    job.again = true;
                     job.identity.cancelled();
                     return Ok(Ended::Guarded);
                 }
@@ -61,6 +62,7 @@ impl<R: Routes> Writer<R> {
                     }
                 }
                 Sent::Busy(busy) => {
+                    job.again = true;
                     if !self.goes_on(job, &lease).await {
                         let over = self.routes.left(&lease) <= self.options.least_lease;
                         return match over {

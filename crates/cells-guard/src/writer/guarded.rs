@@ -68,6 +68,10 @@ impl Form {
         self.shard = identity.shard(self.shards);
     }
 
+    fn how(&self) -> How {
+        if self.migration.is_some() { How::Logged } else { How::Guarded }
+    }
+
     fn mode(&self) -> WriteMode {
         if self.migration.is_some() { WriteMode::Logged } else { WriteMode::Direct }
     }
@@ -236,6 +240,7 @@ impl<R: Routes> Writer<R> {
 
     async fn attempt(&self, job: &mut Job<'_>, mut form: Form) -> Result<Next, Error<R::Error>> {
         let writes = job.writes;
+        job.how = form.how();
         let sent = match self.send_form(job, &form, &job.identity, writes).await {
             Ok(sent) => sent,
             Err(error) => return Err(job.failed(error)),
@@ -252,7 +257,7 @@ impl<R: Routes> Writer<R> {
                 if job.open && !job.repeatable() {
                     return Err(Error::Unknown);
                 }
-                job.refusals += 1;
+                (job.refusals, job.again) = (job.refusals + 1, true);
                 // Once is a route that is behind. Again and again is a guard that changes as fast as it is read.
                 if job.refusals > 1 && !job.pace.again().await {
                     return Err(job.failed(Error::Busy(Busy::Contended)));
@@ -275,6 +280,7 @@ impl<R: Routes> Writer<R> {
                 Ok(Next::Send(form))
             }
             Sent::Busy(busy) => {
+                job.again = true;
                 if !job.pace.again().await {
                     return Err(job.failed(Error::Busy(busy)));
                 }
@@ -384,14 +390,10 @@ impl Job<'_> {
     }
 
     fn guarded(&self, form: Form) -> Written {
-        let how = match form.migration {
-            Some(_) => How::Logged,
-            None => How::Guarded,
-        };
         Written {
+            how: form.how(),
             cell: form.home.cell,
             epoch: form.epoch,
-            how,
             redirects: self.redirects,
             item: None::<Item>,
         }

@@ -40,6 +40,7 @@ mod pace;
 mod read;
 mod route;
 mod send;
+mod watch;
 mod write;
 
 use std::sync::Arc;
@@ -51,9 +52,9 @@ pub use error::{Busy, Error};
 pub use known::KnownGuards;
 pub use read::{Found, Query, Reads};
 pub use route::{Home, Route, Routes};
+pub use watch::{Ended, Ending, Watch};
 pub use write::{Action, CELL_ID, Expression, MAX_WRITES, Write};
 
-use direct::Ended;
 use identity::Identity;
 use pace::Pace;
 
@@ -120,6 +121,7 @@ pub struct Writer<R: Routes> {
     routes: R,
     options: Options,
     known: Arc<KnownGuards>,
+    watch: Option<Arc<dyn Watch>>,
 }
 
 /// One call under way.
@@ -130,6 +132,10 @@ struct Job<'a> {
     single: bool,
     pace: Pace,
     identity: Identity,
+    /// As it was tried last.
+    how: How,
+    /// Some attempt did nothing, and another was made.
+    again: bool,
     /// Of some attempt it is not known whether it was done.
     open: bool,
     /// The last open attempt, and the name of the record that it would have left.
@@ -144,7 +150,12 @@ struct Job<'a> {
 impl<R: Routes> Writer<R> {
     /// `known`: what is kept from call to call, for all writers of a process.
     pub fn new(routes: R, options: Options, known: Arc<KnownGuards>) -> Self {
-        Self { routes, options, known }
+        Self { routes, options, known, watch: None }
+    }
+
+    /// The same, of whose calls this is told.
+    pub fn watched(self, watch: Arc<dyn Watch>) -> Self {
+        Self { watch: Some(watch), ..self }
     }
 
     /// Does one write.
@@ -194,13 +205,28 @@ impl<R: Routes> Writer<R> {
         let route = self.routes.route(tenant, None).await.map_err(Error::Route)?;
         // What is wrong with the request is told before anything is sent.
         job.place(&route.home)?;
-        if let Some(lease) = self.leased(tenant, &route) {
-            match self.direct(&mut job, &route, lease).await? {
-                Ended::Written(written) => return Ok(written),
-                Ended::Guarded => {}
+        let began = Instant::now();
+        let outcome = self.routed(&mut job, route).await;
+        if let Some(watch) = &self.watch {
+            let ending = job.ending(&outcome);
+            watch.ended(Ended { how: job.how, ending, took: began.elapsed() });
+        }
+        outcome
+    }
+
+    async fn routed(
+        &self,
+        job: &mut Job<'_>,
+        route: Route<R::Lease>,
+    ) -> Result<Written, Error<R::Error>> {
+        if let Some(lease) = self.leased(job.tenant, &route) {
+            match self.direct(job, &route, lease).await? {
+                direct::Ended::Written(written) => return Ok(written),
+                direct::Ended::Guarded => {}
             }
         }
-        self.guarded(&mut job, route).await
+        job.how = How::Guarded;
+        self.guarded(job, route).await
     }
 
     fn pace(&self, call: &Call) -> Pace {
@@ -232,6 +258,8 @@ impl<'a> Job<'a> {
             single,
             pace,
             identity: Identity::new(id, tenant, writes),
+            how: How::Direct,
+            again: false,
             open: false,
             recorded: None,
             waits: None,

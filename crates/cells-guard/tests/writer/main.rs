@@ -9,4 +9,5 @@ mod guarded;
 mod moves;
 mod reads;
 mod repeatable;
+mod watched;
 mod world;
