@@ -2,7 +2,7 @@
 
 use cells_migration::{Leg, Phase};
 
-use super::instruction::{Instruction, phase_name};
+use super::instruction::Instruction;
 use crate::cells::CellsError;
 use crate::cells::data::DataError;
 use crate::directory::{Error, Refused};
@@ -37,7 +37,7 @@ pub enum MigrationError {
     #[error("the tenant cannot be moved there")]
     Obstructed(Vec<Obstacle>),
     /// There is no time for this instruction any more, or not yet.
-    #[error("the migration cannot be {}: it is {}{}", .instruction.done(), phase_name(*.phase), way(*.leg))]
+    #[error("the migration cannot be {}: it is {}{}", .instruction.done(), .phase.name(), way(*.leg))]
     NotNow { instruction: Instruction, migration: MigrationId, leg: Leg, phase: Phase },
 }
 

@@ -70,24 +70,6 @@ impl Instruction {
     }
 }
 
-/// A phase's name, as the API writes it.
-pub fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Planned => "PLANNED",
-        Phase::Logging => "LOGGING",
-        Phase::Copying => "COPYING",
-        Phase::CatchingUp => "CATCHING_UP",
-        Phase::Verifying => "VERIFYING",
-        Phase::Fenced => "FENCED",
-        Phase::Committed => "COMMITTED",
-        Phase::Soaking => "SOAKING",
-        Phase::Cleaning => "CLEANING",
-        Phase::Done => "DONE",
-        Phase::Aborting => "ABORTING",
-        Phase::Aborted => "ABORTED",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,7 +85,7 @@ mod tests {
             (migration.record.leg, migration.record.phase) = (leg, *phase);
             instruction.allowed(&migration).is_ok()
         });
-        in_time.map(phase_name).collect()
+        in_time.map(Phase::name).collect()
     }
 
     #[test]

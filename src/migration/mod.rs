@@ -5,11 +5,13 @@
 //!                              │
 //!                        MigrationRecords ◄── worker (takes migrations up, and over)
 //!                                               │
-//!            cells_migration::Machine ◄──────► driver ──► steps (guards, record, journal)
+//!            cells_migration::Machine ◄──────► driver ──► pulse (what is told)
+//!                                               │
+//!                                            perform ──► steps (guards, record, journal)
 //!                                               ├──────► copier, access (items, log)
 //!                                               └──────► verify (cells_verify)
 //! ```
-//! [`cells_migration`] decides; [`driver`] performs. [`bulk`] moves many tenants. [`model`] is the durable form; [`api`] is what the edge asks.
+//! [`cells_migration`] decides; [`driver`] has it done. [`bulk`] moves many tenants. [`model`] is the durable form; [`api`] is what the edge asks.
 
 mod access;
 pub mod api;
@@ -21,7 +23,9 @@ pub mod eta;
 pub mod guards;
 pub mod instruction;
 pub mod model;
+mod perform;
 mod preflight;
+mod pulse;
 pub mod records;
 mod service;
 mod steps;

@@ -9,7 +9,6 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::instruction::phase_name;
 use super::model::{Progress, Spec};
 use crate::domain::MigrationId;
 use crate::telemetry::{names, propagation};
@@ -25,10 +24,10 @@ pub fn begin(
         target: "cells::migration",
         parent: None,
         "cell.migration.step",
-        otel.name = format!("migration {}", phase_name(record.phase)),
+        otel.name = format!("migration {}", record.phase.name()),
         otel.kind = "internal",
         { names::MIGRATION_ID } = %id,
-        { names::MIGRATION_PHASE } = phase_name(record.phase),
+        { names::MIGRATION_PHASE } = record.phase.name(),
         { names::MIGRATION_SOURCE } = spec.source.as_str(),
         { names::MIGRATION_TARGET } = spec.target.as_str(),
         { names::MIGRATION_WORKER } = names::number(record.worker),

@@ -2,10 +2,19 @@
 //! the log was drained.
 
 use cells_guard::{CellTable, Item, Touched};
-use cells_verify::{CellSide, Page, Reader, VerifyError};
+use cells_migration::{Cursor, GuardCheck, Side};
+use cells_verify::{CellSide, Differing, Page, Reader, Verifier, VerifyError};
+use tracing::Span;
 
 use super::access::CellAccess;
+use super::copier::Copier;
+use super::pulse::Pulse;
+use super::trace;
+use crate::directory::Directory;
 use crate::store::StoreError;
+
+/// How often what differs is looked at again after a drain of the log, until it counts as a finding.
+const MAX_RECHECKS: u32 = 5;
 
 impl Reader for CellAccess {
     type Error = StoreError;
@@ -43,5 +52,92 @@ pub fn store_error(error: VerifyError<StoreError>) -> StoreError {
     match error {
         VerifyError::Read { error, .. } => error,
         other => StoreError::Rejected { detail: other.to_string() },
+    }
+}
+
+/// The comparison of one migration's cells, and what is mended by it.
+pub struct Comparison<'a> {
+    pub copier: Copier<'a>,
+    pub from: Side,
+    /// Under which the other cell is written.
+    pub fence: &'a GuardCheck,
+    pub pulse: &'a Pulse,
+    pub directory: &'a Directory,
+    pub span: &'a Span,
+}
+
+impl Comparison<'_> {
+    fn verifier(&self) -> Result<Verifier<CellAccess, CellAccess>, StoreError> {
+        let side = |of| side(self.copier.cells.of(of));
+        Verifier::new(side(self.from), side(self.from.other()), self.copier.spec.tenant.as_str())
+            .map_err(|error| StoreError::Rejected { detail: error.to_string() })
+    }
+
+    /// Compares a page, and mends what differs though the log was drained. `Ok(None)`: the guard does not let it.
+    pub async fn page(&self, cursor: &Cursor) -> Result<Option<Option<Cursor>>, StoreError> {
+        let verifier = self.verifier()?;
+        let begins = cursor.0.is_empty();
+        let place = match begins {
+            true => verifier.start(),
+            // One that this plan did not make is of tables that have changed: from the beginning, then.
+            false => cells_verify::Cursor::decode(&cursor.0).unwrap_or_else(|_| verifier.start()),
+        };
+        let now = self.seconds();
+        let compared = verifier.compare_page(&place, now).await.map_err(store_error)?;
+        {
+            let mut tale = self.pulse.tale();
+            if begins {
+                tale.findings = None;
+            }
+            trace::event(self.span, "compared", compared.source.items);
+            tale.progress.items_compared += compared.source.items;
+            tale.findings.get_or_insert_default().count(&compared);
+        }
+        let suspects: Vec<_> = compared.suspects.iter().map(|suspect| suspect.at.clone()).collect();
+        if !suspects.is_empty() && !self.recheck(&suspects).await? {
+            return Ok(None);
+        }
+        let next = compared.next.map(|next| Cursor(next.encode()));
+        if next.is_none()
+            && let Some(findings) = &mut self.pulse.tale().findings
+        {
+            findings.ended = Some(self.directory.now());
+        }
+        Ok(Some(next))
+    }
+
+    fn seconds(&self) -> u64 {
+        u64::try_from(self.directory.now().seconds()).unwrap_or(0)
+    }
+
+    /// Looks at keys again after the log was drained, and writes what differs still as it is where the tenant lives. `false`: the guard
+    /// does not let it.
+    pub async fn recheck(&self, keys: &[Touched]) -> Result<bool, StoreError> {
+        let verifier = self.verifier()?;
+        let mut keys = keys.to_vec();
+        for round in 0..=MAX_RECHECKS {
+            let checked = verifier.recheck(&keys, self.seconds()).await.map_err(store_error)?;
+            if checked.differing.is_empty() {
+                return Ok(true);
+            }
+            keys = checked.differing.iter().map(|differing| differing.at.clone()).collect();
+            if round == MAX_RECHECKS {
+                return self.mend(&checked.differing, &keys).await;
+            }
+            // A write that is not applied yet is no fault: its record tells of it.
+            if self.copier.drain(self.from, self.fence).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn mend(&self, differing: &[Differing], keys: &[Touched]) -> Result<bool, StoreError> {
+        let mended = self.copier.rewrite(self.from, self.fence, keys).await?;
+        let mut tale = self.pulse.tale();
+        let findings = tale.findings.get_or_insert_default();
+        differing.iter().for_each(|one| findings.add(one, mended));
+        tracing::warn!(migration = %self.pulse.id, items = differing.len(), "items differed and were written again");
+        Ok(mended)
     }
 }

@@ -43,6 +43,24 @@ impl Phase {
     pub fn ended(self) -> bool {
         matches!(self, Self::Done | Self::Aborted)
     }
+
+    /// As it is stored, and shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "PLANNED",
+            Self::Logging => "LOGGING",
+            Self::Copying => "COPYING",
+            Self::CatchingUp => "CATCHING_UP",
+            Self::Verifying => "VERIFYING",
+            Self::Fenced => "FENCED",
+            Self::Committed => "COMMITTED",
+            Self::Soaking => "SOAKING",
+            Self::Cleaning => "CLEANING",
+            Self::Done => "DONE",
+            Self::Aborting => "ABORTING",
+            Self::Aborted => "ABORTED",
+        }
+    }
 }
 
 /// What an operator asks of a migration under way. Whether there still is time for it, the machine decides.

@@ -3,7 +3,6 @@
 use tonic_types::PreconditionViolation;
 
 use super::{Fault, MAX_VIOLATIONS, Reason, SOON};
-use crate::migration::instruction::phase_name;
 use crate::migration::{Instruction, MigrationError, Obstacle};
 
 impl From<MigrationError> for Fault {
@@ -35,7 +34,7 @@ impl From<MigrationError> for Fault {
             MigrationError::NotNow { instruction, migration, phase, .. } => {
                 say(Reason::InstructionNotAllowed, instead(instruction))
                     .with("migration_id", migration)
-                    .with("state", phase_name(phase))
+                    .with("state", phase.name())
             }
         }
     }

@@ -224,7 +224,7 @@ impl DynamoDbStore {
         changes.set("#updated", text(now.to_string()));
         changes.condition = vec!["#leg = :is_leg", "#phase = :is_phase", "#worker = :is_worker"];
         changes.values.push((":is_leg".to_owned(), text(leg_name(check.leg))));
-        changes.values.push((":is_phase".to_owned(), text(phase_name(check.phase))));
+        changes.values.push((":is_phase".to_owned(), text(check.phase.name())));
         changes.values.push((":is_worker".to_owned(), number(check.worker)));
         update(changes.update(self.names.control(), check.id.into()).build())
     }
@@ -299,7 +299,7 @@ impl Changes {
 fn protocol_attributes(record: &Record) -> [(&'static str, AttributeValue); 5] {
     [
         ("#leg", text(leg_name(record.leg))),
-        ("#phase", text(phase_name(record.phase))),
+        ("#phase", text(record.phase.name())),
         ("#worker", number(record.worker)),
         ("#epoch", number(record.epoch)),
         ("#cursor", AttributeValue::B(Blob::new(record.cursor.0.clone()))),
@@ -354,7 +354,7 @@ fn read_migration(table: &str, id: MigrationId, item: &Item) -> Result<Migration
         record: Record {
             id: id.into(),
             leg: reader.parsed(LEG, |name| parse(&LEGS, leg_name, name))?,
-            phase: reader.parsed(PHASE, |name| parse(&PHASES, phase_name, name))?,
+            phase: reader.parsed(PHASE, |name| parse(&PHASES, Phase::name, name))?,
             worker: reader.number(WORKER_EPOCH)?,
             epoch: reader.number(EPOCH)?,
             cursor: Reached(cursor.as_ref().to_vec()),
@@ -416,23 +416,5 @@ fn wish_name(wish: Wish) -> &'static str {
         Wish::Cancel => "CANCEL",
         Wish::Reverse => "REVERSE",
         Wish::Complete => "COMPLETE",
-    }
-}
-
-/// As the API names it, too.
-pub fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Planned => "PLANNED",
-        Phase::Logging => "LOGGING",
-        Phase::Copying => "COPYING",
-        Phase::CatchingUp => "CATCHING_UP",
-        Phase::Verifying => "VERIFYING",
-        Phase::Fenced => "FENCED",
-        Phase::Committed => "COMMITTED",
-        Phase::Soaking => "SOAKING",
-        Phase::Cleaning => "CLEANING",
-        Phase::Done => "DONE",
-        Phase::Aborting => "ABORTING",
-        Phase::Aborted => "ABORTED",
     }
 }

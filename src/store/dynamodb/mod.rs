@@ -36,7 +36,6 @@ use aws_sdk_dynamodb::config::Builder;
 
 pub use client::{DynamoDbOptions, connect};
 pub use error::{from_failure, from_sdk};
-pub use migrations::phase_name;
 pub use schema::TableNames;
 
 /// What the store is told of its surroundings.

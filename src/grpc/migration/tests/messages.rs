@@ -34,7 +34,7 @@ fn every_phase_has_its_state() {
         let message = told(|one| one.record.phase = phase);
         assert_eq!(message.state(), state);
         // The name in errors is that of the API.
-        let name = format!("MIGRATION_STATE_{}", crate::migration::instruction::phase_name(phase));
+        let name = format!("MIGRATION_STATE_{}", phase.name());
         assert_eq!(name, state.as_str_name());
         assert_eq!(message.end_time.is_some(), matches!(state, State::Done | State::Aborted));
     }

@@ -1,0 +1,275 @@
+//! Does what the machine asks, one action at a time, and says what came of it. Decides nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cells_migration::{Action, Cursor, Event, GuardCheck, Phase, Side, Transaction, Wish};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::copier::Copier;
+use super::driver::Shared;
+use super::error::Obstacle;
+use super::model::{Progress, Spec};
+use super::pulse::Pulse;
+use super::records::Order;
+use super::steps::{self, Cells};
+use super::verify::Comparison;
+use super::{preflight, trace};
+use crate::directory::{Error, Refused};
+use crate::store::StoreError;
+
+/// What performs the actions of one migration.
+pub struct Performer {
+    pub shared: Arc<Shared>,
+    pub spec: Spec,
+    pub cells: Cells,
+    pub pulse: Arc<Pulse>,
+    /// When more capacity may be consumed.
+    pub ready_at: Instant,
+    /// Of the present phase.
+    pub span: Span,
+}
+
+/// What came of an action.
+pub enum Outcome {
+    Event(Event),
+    /// It was not done. To be tried again.
+    Failed(StoreError),
+}
+
+impl Performer {
+    /// `phase`: the migration's, as its worker knows it.
+    pub async fn perform(&mut self, action: Action, phase: Phase) -> Outcome {
+        match action {
+            Action::Read => self.read_again().await,
+            Action::Transact(transaction) => self.transact(*transaction).await,
+            Action::Copy { from, fence, cursor } => {
+                let _turn = self.turn().await;
+                match self.copier().copy(from, &fence, &cursor).await {
+                    Ok(None) => Outcome::Event(Event::Refused),
+                    Ok(Some(done)) => {
+                        trace::event(&self.span, "copied", done.items);
+                        self.tell_progress(|progress| {
+                            progress.items_copied += done.items;
+                            progress.bytes_copied += done.bytes;
+                            progress.write_units += done.units.ceil() as u64;
+                        });
+                        self.consumed(done.units);
+                        Outcome::Event(Event::Copied { next: done.next })
+                    }
+                    Err(error) => failed(error),
+                }
+            }
+            Action::Drain { from, fence } => self.drain(from, &fence, phase).await,
+            Action::Compare { from, fence, cursor } => self.compare(from, &fence, &cursor).await,
+            Action::Purge { from, fence, cursor } => {
+                let _turn = self.turn().await;
+                match self.copier().purge(from, &fence, &cursor).await {
+                    Ok(None) => Outcome::Event(Event::Refused),
+                    Ok(Some(done)) => {
+                        trace::event(&self.span, "purged", done.items);
+                        self.tell_progress(|progress| progress.items_purged += done.items);
+                        self.consumed(done.units);
+                        Outcome::Event(Event::Purged { next: done.next })
+                    }
+                    Err(error) => failed(error),
+                }
+            }
+            Action::DropLog { from } => match self.copier().drop_log(from).await {
+                Ok(found) => Outcome::Event(Event::Drained { found }),
+                Err(error) => failed(error),
+            },
+            // Asked for where writers do not cooperate, which nothing here does.
+            Action::Listen { .. }
+            | Action::Follow { .. }
+            | Action::Mark { .. }
+            | Action::Freeze { .. }
+            | Action::Thaw { .. } => Outcome::Failed(StoreError::Rejected {
+                detail: "streams are not followed by migrations".to_owned(),
+            }),
+        }
+    }
+
+    pub async fn read(&self) -> Outcome {
+        match self.shared.records.migration(self.pulse.id).await {
+            Ok(Some(migration)) => Outcome::Event(Event::Read(migration.record)),
+            Ok(None) => gone(),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    /// After a doubt: what was found counts only as far as the record's cursor.
+    async fn read_again(&self) -> Outcome {
+        match self.shared.records.migration(self.pulse.id).await {
+            Ok(Some(migration)) => {
+                self.pulse.tale().findings = migration.findings;
+                Outcome::Event(Event::Read(migration.record))
+            }
+            Ok(None) => gone(),
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    async fn transact(&self, transaction: Transaction) -> Outcome {
+        if (transaction.check.phase, transaction.record.phase) == (Phase::Planned, Phase::Logging) {
+            match self.obstacles().await {
+                Ok(obstacles) if obstacles.is_empty() => {}
+                Ok(obstacles) => return self.give_up(&obstacles).await,
+                Err(error) => return Outcome::Failed(error),
+            }
+        }
+        let done = match transaction.placement {
+            None => {
+                let findings = self.pulse.tale().findings.clone();
+                let writes =
+                    steps::writes(&self.spec, &self.cells, &transaction, findings.as_ref());
+                let now = self.shared.directory.now();
+                self.shared.records.write(&writes, now).await
+            }
+            Some(_) => self.step(&transaction).await,
+        };
+        match done {
+            Ok(true) => Outcome::Event(Event::Done(transaction.record)),
+            Ok(false) => Outcome::Event(Event::Refused),
+            Err(error) => failed(error),
+        }
+    }
+
+    /// What stands in the way, looked at once more before anything is changed, with all items read.
+    async fn obstacles(&self) -> Result<Vec<Obstacle>, StoreError> {
+        let tenant = &self.spec.tenant;
+        let placement = match self.shared.directory.placement(tenant).await {
+            Ok(placement) => placement,
+            // The transaction itself says so.
+            Err(Error::Refused(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(as_store_error(error)),
+        };
+        let mut obstacles = preflight::look(&self.cells, &placement).await?;
+        let measured = preflight::measure(&self.cells, tenant).await?;
+        if measured.too_large > 0 {
+            let (cell, items) = (self.spec.target.clone(), measured.too_large);
+            obstacles.push(Obstacle::ItemsTooLarge { cell, items });
+        }
+        self.tell_progress(|progress| {
+            (progress.items_estimated, progress.bytes_estimated) = (measured.items, measured.bytes);
+        });
+        Ok(obstacles)
+    }
+
+    /// Ends a migration that cannot be, with nothing changed, and says why.
+    async fn give_up(&self, obstacles: &[Obstacle]) -> Outcome {
+        let why: Vec<_> = obstacles.iter().map(ToString::to_string).collect();
+        self.pulse.tale().trouble = Some(why.join("; "));
+        let cancel = Order::Wish(Wish::Cancel);
+        match self.shared.records.order(self.pulse.id, cancel, self.shared.directory.now()).await {
+            Ok(_) => self.read().await,
+            Err(error) => Outcome::Failed(error),
+        }
+    }
+
+    /// A transaction that changes the placement, and so goes through the journal.
+    async fn step(&self, transaction: &Transaction) -> Result<bool, StoreError> {
+        let present = match self.shared.directory.placement(&self.spec.tenant).await {
+            Ok(present) => present,
+            Err(Error::Refused(_)) => return Ok(false),
+            Err(error) => return Err(as_store_error(error)),
+        };
+        let findings = self.pulse.tale().findings.clone();
+        let step = steps::step(&self.spec, &self.cells, transaction, findings.as_ref(), present);
+        let Some(step) = step else {
+            return Ok(false);
+        };
+        match self.shared.directory.step(step).await {
+            Ok(_) => Ok(true),
+            Err(Error::Refused(Refused::Superseded)) => Ok(false),
+            Err(Error::Refused(refused)) => {
+                Err(StoreError::Rejected { detail: refused.to_string() })
+            }
+            Err(error) => Err(as_store_error(error)),
+        }
+    }
+
+    async fn drain(&self, from: Side, fence: &GuardCheck, phase: Phase) -> Outcome {
+        let drained = match self.copier().drain(from, fence).await {
+            Ok(Some(drained)) => drained,
+            Ok(None) => return Outcome::Event(Event::Refused),
+            Err(error) => return failed(error),
+        };
+        self.tell_progress(|progress| {
+            progress.log_applied += drained.records;
+            progress.log_backlog = Some(drained.records);
+        });
+        if drained.records > 0 {
+            trace::event(&self.span, "applied", drained.records);
+        }
+        // Under the fence nothing changes any more, so what was written last has to be the same now.
+        if phase == Phase::Fenced && !drained.touched.is_empty() {
+            match self.comparison(from, fence).recheck(&drained.touched).await {
+                Ok(true) => {}
+                Ok(false) => return Outcome::Event(Event::Refused),
+                Err(error) => return failed(error),
+            }
+        }
+        Outcome::Event(Event::Drained { found: drained.records })
+    }
+
+    fn comparison<'a>(&'a self, from: Side, fence: &'a GuardCheck) -> Comparison<'a> {
+        let (pulse, directory, span) = (&*self.pulse, &self.shared.directory, &self.span);
+        Comparison { copier: self.copier(), from, fence, pulse, directory, span }
+    }
+
+    fn copier(&self) -> Copier<'_> {
+        let migration = self.pulse.id.into();
+        let page_items = self.shared.settings.page_items;
+        Copier { spec: &self.spec, cells: &self.cells, migration, page_items }
+    }
+
+    /// The right to one page, in the order in which migrations asked; and when this one may consume more.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::time::sleep_until(self.ready_at).await;
+        // The semaphore is never closed.
+        Arc::clone(&self.shared.pages).acquire_owned().await.ok()
+    }
+
+    fn consumed(&mut self, units: f64) {
+        if let Some(limit) = self.spec.rate_limit {
+            let owed = Duration::from_secs_f64(units / f64::from(limit.get()));
+            self.ready_at = self.ready_at.max(Instant::now()) + owed;
+        }
+    }
+
+    fn tell_progress(&self, tell: impl FnOnce(&mut Progress)) {
+        tell(&mut self.pulse.tale().progress);
+    }
+
+    async fn compare(&self, from: Side, fence: &GuardCheck, cursor: &Cursor) -> Outcome {
+        match self.comparison(from, fence).page(cursor).await {
+            Ok(Some(next)) => Outcome::Event(Event::Compared { next }),
+            Ok(None) => Outcome::Event(Event::Refused),
+            Err(error) => failed(error),
+        }
+    }
+}
+
+fn gone() -> Outcome {
+    Outcome::Failed(StoreError::Rejected { detail: "the migration's record is gone".to_owned() })
+}
+
+/// What a failure comes to: one that may have had an effect is for the machine to know.
+fn failed(error: StoreError) -> Outcome {
+    match error.ambiguous() {
+        true => Outcome::Event(Event::Unknown),
+        false => Outcome::Failed(error),
+    }
+}
+
+fn as_store_error(error: Error) -> StoreError {
+    match error {
+        Error::Store(error) => error,
+        Error::OutcomeUnknown => StoreError::Failed,
+        Error::Overloaded | Error::NotReady => StoreError::Throttled,
+        Error::Refused(refused) => StoreError::Rejected { detail: refused.to_string() },
+    }
+}
