@@ -14,7 +14,9 @@ use tracing::{Instrument, Span};
 
 use super::access::CellAccess;
 use super::copier::PAGE_ITEMS;
-use super::model::{Migration, Verification};
+use super::freeze::Freeze;
+use super::model::{Migration, Verification, Writers};
+use super::outsiders::Outsiders;
 use super::perform::{Outcome, Performer};
 use super::pulse::{self, Pulse};
 use super::records::MigrationRecords;
@@ -68,6 +70,8 @@ pub struct Shared {
     pub settings: DriverSettings,
     /// Pages that are under way at the same time. Waiters get theirs in the order in which they came, so no migration is passed over.
     pub pages: Arc<Semaphore>,
+    /// How writers that know nothing of guards are stopped; `None`: they are not.
+    pub freeze: Option<Arc<Freeze>>,
 }
 
 /// How a worker left a migration.
@@ -98,11 +102,14 @@ impl Driver {
     /// `None`: one of the cells is gone, or has no tables that a migration can work on.
     pub fn new(shared: Arc<Shared>, migration: Migration) -> Option<Self> {
         let spec = migration.spec.clone();
-        let access = |id| {
-            let cell = shared.directory.peek(|registry| registry.cell(id).cloned()).flatten()?;
-            CellAccess::of(&cell, &shared.regions)
-        };
-        let cells = Cells { source: access(&spec.source)?, target: access(&spec.target)? };
+        let cell = |id| shared.directory.peek(|registry| registry.cell(id).cloned()).flatten();
+        let (source, target) = (cell(&spec.source)?, cell(&spec.target)?);
+        let access = |cell| CellAccess::of(cell, &shared.regions);
+        let cells = Cells { source: access(&source)?, target: access(&target)? };
+        let outsiders = (spec.writers != Writers::Cooperative).then(|| {
+            let (id, freeze) = (migration.record.id, shared.freeze.clone());
+            Outsiders::new(&cells, [&source, &target], &shared.regions, id, freeze)
+        });
         let settings = cells_migration::Settings {
             // Told when it is known; until then as long as can be.
             leases_end: u64::MAX,
@@ -111,8 +118,10 @@ impl Driver {
             little: shared.settings.little,
             soak_interval: millis(shared.settings.soak_interval),
             strict: spec.verification == Verification::Strict,
-            writers: cells_migration::Writers::Cooperative,
-            freeze_budget: millis(spec.pause_budget),
+            writers: spec.writers.into(),
+            freeze_budget: millis(
+                shared.freeze.as_ref().map_or(Duration::ZERO, |freeze| freeze.budget),
+            ),
             max_fences: shared.settings.max_fences,
         };
         let began = Instant::now();
@@ -121,7 +130,7 @@ impl Driver {
         let caller = migration.caller.clone();
         let machine = Machine::new(settings, migration.record, 0);
         let span = Span::none();
-        let performer = Performer { shared, spec, cells, pulse, ready_at: began, span };
+        let performer = Performer { shared, spec, cells, outsiders, pulse, ready_at: began, span };
         Some(Self { machine, performer, began, fenced: None, seen, caller })
     }
 
@@ -183,7 +192,11 @@ impl Driver {
                         if !error.transient() && failures >= MAX_FAILURES {
                             return self.park(format!("it cannot get on: {}", said(&error)));
                         }
-                        self.rest(&error, failures).await;
+                        self.rest(said(&error), failures).await;
+                    }
+                    Outcome::Held(why) => {
+                        failures += 1;
+                        self.rest(why, failures).await;
                     }
                 },
                 Next::WaitUntil(at) => tokio::time::sleep(wait(Some(at))).await,
@@ -202,9 +215,9 @@ impl Driver {
     }
 
     /// Waits after a failure, and says of what.
-    async fn rest(&self, error: &StoreError, failures: u32) {
-        tracing::debug!(migration = %self.pulse().id, %error, failures, "an action failed");
-        self.pulse().tale().trouble = Some(said(error));
+    async fn rest(&self, why: String, failures: u32) {
+        tracing::debug!(migration = %self.pulse().id, why, failures, "an action failed");
+        self.pulse().tale().trouble = Some(why);
         tokio::time::sleep(pause_after(failures)).await;
     }
 
@@ -281,8 +294,8 @@ impl Driver {
     }
 
     async fn traced(&mut self, action: Action) -> Outcome {
-        let (span, phase) = (self.performer.span.clone(), self.machine.record().phase);
-        self.performer.perform(action, phase).instrument(span).await
+        let (span, record) = (self.performer.span.clone(), self.machine.record());
+        self.performer.perform(action, record).instrument(span).await
     }
 }
 

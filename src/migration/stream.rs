@@ -12,12 +12,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_dynamodb::types::AttributeValue;
-use cells_guard::Touched;
-use cells_migration::{Cursor, Marker};
-use cells_streams::{
-    ReadFrom, Shard, ShardId, ShardIterator, StreamArn, Streams, StreamsError,
-};
+use cells_guard::{Item, Touched};
+use cells_migration::{Cursor, Marker, MigrationId};
+use cells_streams::{ReadFrom, Shard, ShardId, ShardIterator, StreamArn, Streams, StreamsError};
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -92,6 +89,7 @@ impl From<StreamsError> for Failure {
 /// The streams of one cell.
 pub struct Tail {
     cell: CellAccess,
+    migration: MigrationId,
     streams: Arc<dyn Streams>,
     /// Shards as listed last, by the table's name.
     listed: Mutex<HashMap<String, Listed>>,
@@ -118,8 +116,8 @@ struct Going {
 }
 
 impl Tail {
-    pub fn new(cell: CellAccess, streams: Arc<dyn Streams>) -> Self {
-        Self { cell, streams, listed: Mutex::default(), iterators: Mutex::default() }
+    pub fn new(cell: CellAccess, migration: MigrationId, streams: Arc<dyn Streams>) -> Self {
+        Self { cell, migration, streams, listed: Mutex::default(), iterators: Mutex::default() }
     }
 
     /// A position behind which is all that is written from now on. `now`: seconds of the Unix epoch.
@@ -160,7 +158,12 @@ impl Tail {
             let listed = listed.filter(|listed| listed.stream == place.stream);
             let Some(listed) = listed else { return Err(Failure::Trimmed) };
             place.learn(&listed.shards);
-            let read = read_table(&*self.streams, &self.iterators, place, &listed.shards).await?;
+            let streams = Reader {
+                streams: &*self.streams,
+                iterators: &self.iterators,
+                markers: &markers(self.migration),
+            };
+            let read = streams.table(place, &listed.shards).await?;
             if read.ended {
                 self.listed.lock().remove(&table.name);
             }
@@ -257,17 +260,21 @@ fn store_error(error: StreamsError) -> StoreError {
     }
 }
 
-/// The partitions of a marker, but for chance: begun as no tenant's is.
-fn prefix(marker: Marker) -> String {
-    let migration = cells_guard::guard::migration_name(marker.holder.migration);
-    format!("\u{1}mark#{migration}#{}#{}#", marker.holder.worker, marker.number)
+/// How the partitions of a migration's markers begin: as no tenant's does.
+fn markers(migration: MigrationId) -> String {
+    format!("\u{1}mark#{}#", cells_guard::guard::migration_name(migration))
 }
 
-/// Which marker a key is of, as worker and number.
-fn marker_in(key: &cells_guard::Item) -> Option<(u64, u32)> {
-    let partition = key.values().filter_map(|value| value.as_s().ok());
-    let mut parts = partition.filter_map(|text| text.strip_prefix("\u{1}mark#"));
-    let mut fields = parts.next()?.split('#').skip(1);
+/// The partitions of a marker, but for chance.
+fn prefix(marker: Marker) -> String {
+    let (worker, number) = marker_of(marker);
+    format!("{}{worker}#{number}#", markers(marker.holder.migration))
+}
+
+/// Which of the markers that begin so a key is of: worker and number.
+fn marker_in(key: &Item, markers: &str) -> Option<(u64, u32)> {
+    let texts = key.values().filter_map(|value| value.as_s().ok());
+    let mut fields = texts.filter_map(|text| text.strip_prefix(markers)).next()?.split('#');
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
@@ -313,7 +320,7 @@ impl Sum {
 /// What was read of a table.
 #[derive(Default)]
 struct TableRead {
-    keys: Vec<HashMap<String, AttributeValue>>,
+    keys: Vec<Item>,
     /// There surely is more.
     more: bool,
     /// All shards were read to their open end.
@@ -322,84 +329,88 @@ struct TableRead {
     ended: bool,
 }
 
-async fn read_table(
-    streams: &dyn Streams,
-    iterators: &Iterators,
-    place: &mut TablePosition,
-    listed: &[Shard],
-) -> Result<TableRead, Failure> {
-    let arn = StreamArn::new(place.stream.clone()).map_err(|_| Failure::Trimmed)?;
-    let readable = place.readable(listed);
-    let arn = &arn;
-    let reads = readable.into_iter().map(|(shard, at)| async move {
-        let read = read_shard(streams, iterators, arn, &shard, at).await;
-        read.map(|read| (shard, read))
-    });
-    let reads: Vec<(ShardId, ShardRead)> =
-        stream::iter(reads).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
-    let mut sum = TableRead { current: true, ..TableRead::default() };
-    for (shard, read) in reads {
-        sum.keys.extend(read.keys);
-        sum.more |= read.more;
-        sum.current &= read.current;
-        sum.ended |= read.at == At::End;
-        place.reached(&shard, read.at, read.marker);
-    }
-    // What has just ended has children, which were not read.
-    sum.current &= !sum.ended;
-    Ok(sum)
-}
-
 /// What was read of a shard.
 struct ShardRead {
-    keys: Vec<HashMap<String, AttributeValue>>,
+    keys: Vec<Item>,
     at: At,
     marker: Option<(u64, u32)>,
     more: bool,
     current: bool,
 }
 
-async fn read_shard(
-    streams: &dyn Streams,
-    iterators: &Iterators,
-    arn: &StreamArn,
-    shard: &ShardId,
-    at: At,
-) -> Result<ShardRead, Failure> {
-    let name = (arn.as_str().to_owned(), shard.clone());
-    // Not there while it is read: a failure begins anew.
-    let known = iterators.lock().remove(&name).filter(|going| going.at == at);
-    let (mut iterator, mut empty) = match known {
-        Some(Going { iterator, empty, .. }) => (iterator, empty),
-        None => {
-            let from = at.sequence()?.map_or(ReadFrom::TrimHorizon, ReadFrom::After);
-            (streams.iterator(arn, shard, &from).await?, 0)
+/// Reads shards.
+struct Reader<'a> {
+    streams: &'a dyn Streams,
+    iterators: &'a Iterators,
+    /// How the partitions of the migration's markers begin.
+    markers: &'a str,
+}
+
+impl Reader<'_> {
+    /// Reads some of each shard that can be read.
+    async fn table(
+        &self,
+        place: &mut TablePosition,
+        listed: &[Shard],
+    ) -> Result<TableRead, Failure> {
+        let arn = StreamArn::new(place.stream.clone()).map_err(|_| Failure::Trimmed)?;
+        let readable = place.readable(listed);
+        let arn = &arn;
+        let reads = readable.into_iter().map(|(shard, at)| async move {
+            let read = self.shard(arn, &shard, at).await;
+            read.map(|read| (shard, read))
+        });
+        let reads: Vec<(ShardId, ShardRead)> =
+            stream::iter(reads).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+        let mut sum = TableRead { current: true, ..TableRead::default() };
+        for (shard, read) in reads {
+            sum.keys.extend(read.keys);
+            sum.more |= read.more;
+            sum.current &= read.current;
+            sum.ended |= read.at == At::End;
+            place.reached(&shard, read.at, read.marker);
         }
-    };
-    let mut read =
-        ShardRead { keys: Vec::new(), at, marker: None, more: false, current: false };
-    for page in 1..=MAX_PAGES {
-        let records = streams.records(&iterator).await?;
-        let count = records.records.len();
-        empty = if count == 0 { empty.saturating_add(1) } else { 0 };
-        for record in records.records {
-            read.at = At::After(record.sequence.as_str().to_owned());
-            read.marker = marker_in(&record.keys).or(read.marker);
-            read.keys.push(record.keys);
-        }
-        let Some(next) = records.next else {
-            read.at = At::End;
-            return Ok(read);
-        };
-        iterator = next;
-        if count == 0 {
-            break;
-        }
-        read.more = page == MAX_PAGES && count >= FULL_PAGE;
+        // What has just ended has children, which were not read.
+        sum.current &= !sum.ended;
+        Ok(sum)
     }
-    read.current = empty >= TIP_PAGES;
-    iterators.lock().insert(name, Going { at: read.at.clone(), iterator, empty });
-    Ok(read)
+
+    async fn shard(&self, arn: &StreamArn, shard: &ShardId, at: At) -> Result<ShardRead, Failure> {
+        let name = (arn.as_str().to_owned(), shard.clone());
+        // Not there while it is read: a failure begins anew.
+        let known = self.iterators.lock().remove(&name).filter(|going| going.at == at);
+        let (mut iterator, mut empty) = match known {
+            Some(Going { iterator, empty, .. }) => (iterator, empty),
+            None => {
+                let from = at.sequence()?.map_or(ReadFrom::TrimHorizon, ReadFrom::After);
+                (self.streams.iterator(arn, shard, &from).await?, 0)
+            }
+        };
+        let mut read =
+            ShardRead { keys: Vec::new(), at, marker: None, more: false, current: false };
+        for page in 1..=MAX_PAGES {
+            let records = self.streams.records(&iterator).await?;
+            let count = records.records.len();
+            empty = if count == 0 { empty.saturating_add(1) } else { 0 };
+            for record in records.records {
+                read.at = At::After(record.sequence.as_str().to_owned());
+                read.marker = read.marker.max(marker_in(&record.keys, self.markers));
+                read.keys.push(record.keys);
+            }
+            let Some(next) = records.next else {
+                read.at = At::End;
+                return Ok(read);
+            };
+            iterator = next;
+            if count == 0 {
+                break;
+            }
+            read.more = page == MAX_PAGES && count >= FULL_PAGE;
+        }
+        read.current = empty >= TIP_PAGES;
+        self.iterators.lock().insert(name, Going { at: read.at.clone(), iterator, empty });
+        Ok(read)
+    }
 }
 
 #[cfg(test)]

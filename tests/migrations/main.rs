@@ -29,6 +29,8 @@ mod world;
 
 mod crash;
 mod drain;
+mod frozen;
 mod movement;
+mod proxy_denying;
 mod scene;
 mod traced;

@@ -128,7 +128,8 @@ pub enum Event {
     Listening {
         position: Cursor,
     },
-    /// How many records of the stream were read, of whatever tenant; 0: there is no more for now. All before `next` is applied.
+    /// How many records of the stream were read, be it of the tenant alone or of all; 0: there are no more of the tenant for now. All before
+    /// `next` is applied.
     Followed {
         found: u64,
         next: Cursor,

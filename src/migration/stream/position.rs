@@ -45,7 +45,7 @@ pub struct TablePosition {
 pub struct Place {
     #[serde(rename = "a")]
     pub at: At,
-    /// The marker that was seen here last: the worker's number, and the marker's.
+    /// The latest marker that was seen here: the worker's number, and the marker's.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     pub marker: Option<(u64, u32)>,
 }
@@ -109,7 +109,8 @@ impl Position {
         match serde_json::to_vec(self) {
             Ok(bytes) if bytes.len() <= MAX_BYTES => Ok(Cursor(bytes)),
             _ => Err(StoreError::Rejected {
-                detail: "the streams of the cell have more shards than a migration can follow".into(),
+                detail: "the streams of the cell have more shards than a migration can follow"
+                    .into(),
             }),
         }
     }
@@ -134,7 +135,10 @@ impl TablePosition {
         let parents: HashSet<&ShardId> = listed.iter().flat_map(|shard| &shard.parents).collect();
         let place = |shard: &Shard| {
             let over = shard.end.is_some() && parents.contains(&shard.id);
-            (shard.id.to_string(), Place { at: if over { At::Over } else { At::Begin }, marker: None })
+            (
+                shard.id.to_string(),
+                Place { at: if over { At::Over } else { At::Begin }, marker: None },
+            )
         };
         Self { stream, shards: listed.iter().map(place).collect() }
     }
@@ -149,9 +153,8 @@ impl TablePosition {
 
     /// What to read now: shards whose parents were read to their end.
     pub fn readable(&self, listed: &[Shard]) -> Vec<(ShardId, At)> {
-        let ended = |id: &ShardId| {
-            self.shards.get(id.as_str()).is_none_or(|place| place.at.ended())
-        };
+        let ended =
+            |id: &ShardId| self.shards.get(id.as_str()).is_none_or(|place| place.at.ended());
         let waits = |id: &str| {
             let shard = listed.iter().find(|shard| shard.id.as_str() == id);
             shard.is_some_and(|shard| !shard.parents.iter().all(ended))
@@ -160,16 +163,11 @@ impl TablePosition {
         open.map(|(id, place)| (ShardId::new(id.clone()), place.at.clone())).collect()
     }
 
-    /// Whether there is nothing more to be read of any shard.
-    pub fn over(&self) -> bool {
-        self.shards.values().all(|place| place.at.ended())
-    }
-
     /// A shard was read so far, and this marker was in it.
     pub fn reached(&mut self, shard: &ShardId, at: At, marker: Option<(u64, u32)>) {
         if let Some(place) = self.shards.get_mut(shard.as_str()) {
             place.at = at;
-            place.marker = marker.or(place.marker);
+            place.marker = place.marker.max(marker);
         }
     }
 
@@ -179,16 +177,20 @@ impl TablePosition {
         // From parents to children, until there is nothing new.
         loop {
             let marked = |id: &ShardId| {
-                self.shards.get(id.as_str()).is_some_and(|place| {
-                    place.at == At::End && place.marker == Some(marker)
-                })
+                self.shards
+                    .get(id.as_str())
+                    .is_some_and(|place| place.at == At::End && place.marker == Some(marker))
             };
             let inherit = |shard: &&Shard| {
                 !shard.parents.is_empty()
                     && shard.parents.iter().all(marked)
-                    && self.shards.get(shard.id.as_str()).is_some_and(|place| place.marker != Some(marker))
+                    && self
+                        .shards
+                        .get(shard.id.as_str())
+                        .is_some_and(|place| place.marker != Some(marker))
             };
-            let heirs: Vec<_> = listed.iter().filter(inherit).map(|shard| shard.id.clone()).collect();
+            let heirs: Vec<_> =
+                listed.iter().filter(inherit).map(|shard| shard.id.clone()).collect();
             for heir in &heirs {
                 if let Some(place) = self.shards.get_mut(heir.as_str()) {
                     place.marker = Some(marker);

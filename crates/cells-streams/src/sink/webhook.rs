@@ -178,7 +178,8 @@ impl Sink for WebhookSink {
         let mut parts = Parts::new(lines.iter().map(String::len), self.options.max_body);
         while let Some(part) = parts.take() {
             let body = lines.get(part.clone()).unwrap_or_default().concat();
-            let posted = self.deliver_part(&idempotency_key(delivery, &part), &Bytes::from(body)).await;
+            let posted =
+                self.deliver_part(&idempotency_key(delivery, &part), &Bytes::from(body)).await;
             if let Err(failure) = posted
                 && !(failure.too_large && parts.halve(&part))
             {
