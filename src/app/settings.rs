@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use aws_config::SdkConfig;
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_sdk_dynamodb::config::SharedCredentialsProvider;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +50,13 @@ pub(super) fn freeze(
 ) -> Result<Option<Arc<Freeze>>, AppError> {
     let Some(url) = &config.migration_freeze_url else { return Ok(None) };
     let probe = config.migration_freeze_probe_profile.as_ref().map(|profile| {
-        let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile).build();
+        let mut provider = ProviderConfig::without_region().with_region(aws.region().cloned());
+        // For profiles that assume a role.
+        if let Some(client) = aws.http_client() {
+            provider = provider.with_http_client(client);
+        }
+        let credentials = ProfileFileCredentialsProvider::builder().configure(&provider);
+        let credentials = credentials.profile_name(profile).build();
         let credentials = SharedCredentialsProvider::new(credentials);
         let config = aws.to_builder().credentials_provider(credentials).build();
         Arc::new(Regions::new(config, endpoint, consumption.clone()))

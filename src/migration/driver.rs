@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cells_migration::{Action, Event, Machine, Next, Phase};
+use cells_migration::{Action, Event, Machine, Next, Parked, Phase};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -201,7 +201,7 @@ impl Driver {
                 },
                 Next::WaitUntil(at) => tokio::time::sleep(wait(Some(at))).await,
                 Next::Pause => tokio::time::sleep(wait(None)).await,
-                Next::Park(why) => return self.park(format!("{why:?}")),
+                Next::Park(why) => return self.park(gave_up(why)),
                 Next::Leave if self.machine.record().phase.ended() => return Left::Ended,
                 Next::Leave => return Left::Lost,
             }
@@ -303,6 +303,22 @@ impl Driver {
 fn pause_after(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(10);
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE)
+}
+
+/// What operators are told where a worker gave up.
+fn gave_up(why: Parked) -> String {
+    let what = match why {
+        Parked::LogNotDrained { .. } => {
+            "what was written was not applied within the pause budget; the tenant is written to faster, or the budget is too short"
+        }
+        Parked::NotCompared { .. } => {
+            "not all was compared within the pause budget, as strict verification asks"
+        }
+        Parked::NotFrozen { .. } => {
+            "writers that know nothing of guards were not known to be stopped within migration_freeze_budget; trouble says what was missing last"
+        }
+    };
+    format!("{what} ({why:?})")
 }
 
 /// What operators are told of a failure: no text of AWS.

@@ -184,7 +184,10 @@ impl Migrations {
         for id in [&spec.source, &spec.target] {
             let cell = registry.cell(id).and_then(|cell| CellAccess::of(cell, regions));
             let Some(cell) = cell else { continue };
-            if cell.probe(&spec.tenant).await?.refused > 0 {
+            let probed = cell.probe(&spec.tenant).await.inspect_err(|error| {
+                tracing::warn!(cell = id.as_str(), %error, "the probe of freezes does not work");
+            });
+            if probed?.refused > 0 {
                 obstacles.push(Obstacle::ProbeRefused { cell: id.clone() });
             }
         }

@@ -183,7 +183,11 @@ async fn a_freeze_is_probed_until_it_holds() {
 async fn a_hook_that_refuses_or_hangs_stops_the_move_and_not_the_writers() {
     for (obeys, said) in [(Obeys::Never, "answered 503"), (Obeys::Silent, "did not answer")] {
         let hook = Hook::start(obeys).await;
-        let more = ["--migration-freeze-timeout=200ms", "--migration-freeze-budget=1s"];
+        let timeout = match obeys {
+            Obeys::Silent => "--migration-freeze-timeout=200ms",
+            _ => "--migration-freeze-timeout=1m",
+        };
+        let more = [timeout, "--migration-freeze-budget=1s"];
         let mut scene = scene_with(embedded(), &hook, &more).await;
         let applications = Applications::start(&scene, &hook, TENANT).await;
         applications.more(100).await;
