@@ -45,7 +45,7 @@ const MAX_LISTINGS: usize = 1000;
 /// What one look at streams found.
 #[derive(Debug, PartialEq)]
 pub struct Read {
-    /// Records of the tenant; where there surely is more to be read, of all tenants.
+    /// Keys of the tenant that records named; where there surely is more to be read, records of all tenants.
     pub found: u64,
     /// Records of the tenant.
     pub ours: u64,
@@ -186,7 +186,7 @@ impl Tail {
             position.current(now);
         }
         Ok(Read {
-            found: if sum.more { sum.all } else { sum.ours },
+            found: if sum.more { sum.all } else { sum.touched.len() as u64 },
             ours: sum.ours,
             touched: sum.touched,
             next: position.cursor()?,

@@ -162,7 +162,13 @@ async fn a_freeze_is_probed_until_it_holds() {
     let applications = Applications::start(&scene, &hook, TENANT).await;
     applications.more(100).await;
     let id = scene.start_with(asked(v1::MigrationWriters::Frozen)).await.unwrap().migration_id;
-    until("the hook was told", async || hook.told("FREEZE")).await;
+    let mut seen = String::new();
+    let deadline = Instant::now() + SOON;
+    while !hook.told("FREEZE") {
+        assert!(Instant::now() < deadline, "nobody is asked to stop them: {seen}");
+        seen = format!("{:?}", scene.get(&id).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     until("what is waited for is told", async || {
         scene.get(&id).await.trouble.contains("still let through")
     })
