@@ -22,6 +22,7 @@ use crate::domain::{Invalid, Region};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::grpc::{BoundServer, ServeError, Services};
 use crate::metering::Consumption;
+use crate::migration::freeze::InvalidFreeze;
 use crate::store::dynamodb::client::of_aws;
 use crate::store::dynamodb::{self, DynamoDbStore, StoreSettings, TableNames, tables};
 use crate::store::{Store, StoreError};
@@ -73,6 +74,8 @@ pub enum AppError {
         "this deletes every placement: repeat the table prefix to confirm: --confirm-prefix {0:?}"
     )]
     NotConfirmed(String),
+    #[error(transparent)]
+    Freeze(#[from] InvalidFreeze),
     #[error("cannot watch for signals: {0}")]
     Signals(std::io::Error),
     #[error("a background task failed; the log says which")]
@@ -165,6 +168,7 @@ impl Served {
         let shared = dynamodb::client::shared_config(&options).await;
         let aws = Arc::new(AwsCloud::new(shared.clone(), endpoint.clone(), consumption.clone()));
         let regions = Regions::new(shared.clone(), endpoint.clone(), consumption.clone());
+        let freeze = settings::freeze(config, &shared, endpoint.clone(), &consumption)?;
         let control_client = dynamodb::connect(&options).await;
         let emulated = endpoint.as_deref().is_some_and(|endpoint| !of_aws(endpoint));
         let region = shared.region().and_then(|region| Region::new(region.as_ref()).ok());
@@ -198,7 +202,8 @@ impl Served {
         let directory = directory_with(Store::of(store), config, telemetry, keep, &tasks)?;
         metering.start(config, telemetry, &directory, &tasks)?;
         let control = control_client;
-        let cells = cells::Cells { aws, regions, home, migrations, bulks, records, control };
+        let cells =
+            cells::Cells { aws, regions, home, migrations, bulks, freeze, records, control };
         let (registrar, services) = cells.start(config, &directory, telemetry, &tasks)?;
         Ok(Self { directory, cells: registrar, services, server, tasks })
     }

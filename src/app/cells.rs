@@ -22,6 +22,7 @@ use crate::migration::bulk::{
     BulkApi, BulkParts, BulkRecords, BulkSettings, BulkShared, BulkWorker, Bulks,
 };
 use crate::migration::driver::{DriverSettings, Shared};
+use crate::migration::freeze::Freeze;
 use crate::migration::guards::Guards;
 use crate::migration::{
     Defaults, MigrationApi, MigrationRecords, MigrationWorker, Migrations,
@@ -37,6 +38,8 @@ pub struct Cells {
     pub home: Home,
     pub migrations: Arc<dyn MigrationRecords>,
     pub bulks: Arc<dyn BulkRecords>,
+    /// How writers that know nothing of guards are stopped.
+    pub freeze: Option<Arc<Freeze>>,
     pub records: Arc<dyn CellRecords>,
     /// For `CellControl`.
     pub control: aws_sdk_dynamodb::Client,
@@ -51,7 +54,7 @@ impl Cells {
         telemetry: &Telemetry,
         tasks: &Tasks,
     ) -> Result<(Registrar, Services), AppError> {
-        let Self { aws, regions, home, migrations, bulks, records, control } = self;
+        let Self { aws, regions, home, migrations, bulks, freeze, records, control } = self;
         let regions = Arc::new(regions);
         let cloud: Arc<dyn Cloud> = aws.clone();
         let prefix = config.table_prefix.clone();
@@ -87,7 +90,7 @@ impl Cells {
         let (keeper, interval) = (guards.clone(), config.guards_interval);
         tasks.spawn("guards", move |stop| keeper.keep(interval, stop));
         let migration_records = Arc::clone(&guards.records);
-        let migrations = moves(guards, config, directory, tasks);
+        let migrations = moves(guards, freeze, config, directory, tasks);
         let parts = BulkParts {
             directory: directory.clone(),
             records: bulks,
@@ -126,7 +129,13 @@ impl Cells {
 }
 
 /// Starts the worker of migrations, and answers what is asked of them.
-fn moves(guards: Guards, config: &Config, directory: &Directory, tasks: &Tasks) -> Migrations {
+fn moves(
+    guards: Guards,
+    freeze: Option<Arc<Freeze>>,
+    config: &Config,
+    directory: &Directory,
+    tasks: &Tasks,
+) -> Migrations {
     let concurrency = config.migration_concurrency as usize;
     let settings = DriverSettings {
         interval: config.migration_interval.min(Duration::from_secs(1)),
@@ -139,6 +148,7 @@ fn moves(guards: Guards, config: &Config, directory: &Directory, tasks: &Tasks) 
         regions: Arc::clone(&guards.regions),
         settings,
         pages: Arc::new(Semaphore::new(concurrency)),
+        freeze: freeze.clone(),
     };
     let worker = MigrationWorker {
         shared: Arc::new(shared),
@@ -156,7 +166,7 @@ fn moves(guards: Guards, config: &Config, directory: &Directory, tasks: &Tasks) 
         guard_shards: u8::try_from(config.migration_guard_shards).unwrap_or(1),
         lease_margin: config.migration_lease_margin,
     };
-    Migrations::new(guards, Randomness::system(), defaults)
+    Migrations::new(guards, freeze, Randomness::system(), defaults)
 }
 
 /// Between two looks of a bulk at a migration that soaks or is parked, in intervals between looks at others.

@@ -3,15 +3,21 @@
 use std::num::NonZero;
 use std::sync::{Arc, LazyLock};
 
+use aws_config::SdkConfig;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
+use aws_sdk_dynamodb::config::SharedCredentialsProvider;
 use tokio_util::sync::CancellationToken;
 
 use super::AppError;
-use crate::config::{self, AssignmentPolicy, Config};
+use crate::cells::Regions;
+use crate::config::{self, AssignmentPolicy, Config, Secret};
 use crate::directory::policy::{self, Constrained, Rendezvous, Sparing, TwoChoices};
 use crate::directory::{CommitterSettings, MemoryMode, Pauses, Settings, StackSettings};
 use crate::domain::CellId;
 use crate::grpc::{self, AdmissionSettings, ConnectionSettings, ServerSettings};
 use crate::metering::Consumption;
+use crate::migration::freeze::{Freeze, FreezeSettings};
 use crate::store::dynamodb::{self, DynamoDbOptions, TableNames};
 use crate::telemetry::rpc::RpcTracer;
 use crate::telemetry::{self, Telemetry, TelemetryConfig, TenantLabel};
@@ -33,6 +39,36 @@ pub(super) fn options(
         commit_timeout: config.commit_timeout,
         ..DynamoDbOptions::default()
     }
+}
+
+/// How writers that know nothing of guards are stopped, where a hook is configured.
+pub(super) fn freeze(
+    config: &Config,
+    aws: &SdkConfig,
+    endpoint: Option<String>,
+    consumption: &Consumption,
+) -> Result<Option<Arc<Freeze>>, AppError> {
+    let Some(url) = &config.migration_freeze_url else { return Ok(None) };
+    let probe = config.migration_freeze_probe_profile.as_ref().map(|profile| {
+        let mut provider = ProviderConfig::without_region().with_region(aws.region().cloned());
+        // For profiles that assume a role.
+        if let Some(client) = aws.http_client() {
+            provider = provider.with_http_client(client);
+        }
+        let credentials = ProfileFileCredentialsProvider::builder().configure(&provider);
+        let credentials = credentials.profile_name(profile).build();
+        let credentials = SharedCredentialsProvider::new(credentials);
+        let config = aws.to_builder().credentials_provider(credentials).build();
+        Arc::new(Regions::new(config, endpoint, consumption.clone()))
+    });
+    let settings = FreezeSettings {
+        url: url.as_str(),
+        token: config.migration_freeze_token.as_ref().map(Secret::expose),
+        timeout: config.migration_freeze_timeout,
+        settle: config.migration_freeze_settle,
+        budget: config.migration_freeze_budget,
+    };
+    Ok(Some(Arc::new(Freeze::new(&settings, probe)?)))
 }
 
 pub(super) fn table_names(config: &Config) -> Result<TableNames, AppError> {

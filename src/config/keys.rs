@@ -50,6 +50,9 @@ pub mod bound {
     pub const MIGRATION_PAUSE_BUDGET: Span = bounds::PAUSE_BUDGET;
     pub const MIGRATION_CONCURRENCY: RangeInclusive<u32> = 1..=64;
     pub const MIGRATION_WRITE_UNITS: RangeInclusive<u32> = 0..=bounds::MAX_RATE;
+    pub const MIGRATION_FREEZE_TIMEOUT: Span = Duration::from_millis(100)..=MINUTE;
+    pub const MIGRATION_FREEZE_SETTLE: Span = Duration::ZERO..=Duration::from_secs(5 * 60);
+    pub const MIGRATION_FREEZE_BUDGET: Span = Duration::from_secs(1)..=HOUR;
     pub const MIGRATION_GUARD_SHARDS: RangeInclusive<u32> = 1..=16;
     pub const OPERATIONS_INTERVAL: Span = Duration::from_millis(10)..=MINUTE;
     pub const OPERATIONS_TAKEOVER: Span = Duration::from_secs(2)..=HOUR;
@@ -255,6 +258,34 @@ pub struct Config {
     /// Items of a tenant's guard while it moves, of which each write checks one, 1 to 16
     #[arg(long, default_value = "8", value_parser = number(bound::MIGRATION_GUARD_SHARDS))]
     pub migration_guard_shards: u32,
+
+    /// URL of the hook that stops writers which know nothing of guards, and lets them go on, for migrations that ask for FROZEN
+    /// (absent: none can)
+    #[arg(long, value_parser = url)]
+    pub migration_freeze_url: Option<HttpUrl>,
+
+    /// Bearer token for the hook of --migration-freeze-url; prefer the environment or the file, since other users of the
+    /// host can read flags (absent: none is sent)
+    #[arg(long, value_parser = secret)]
+    pub migration_freeze_token: Option<Secret>,
+
+    /// AWS profile with the permissions of the writers that the hook stops, by which a freeze is probed until it holds
+    /// (absent: the hook's answer is taken for it)
+    #[arg(long, value_parser = profile)]
+    pub migration_freeze_probe_profile: Option<String>,
+
+    /// Longest wait for one answer of the hook, 100ms to 1m
+    #[arg(long, default_value = "10s", value_parser = duration(bound::MIGRATION_FREEZE_TIMEOUT))]
+    pub migration_freeze_timeout: Duration,
+
+    /// How long a freeze has to have held without a break until it counts, 0s to 5m
+    #[arg(long, default_value = "5s", value_parser = duration(bound::MIGRATION_FREEZE_SETTLE))]
+    pub migration_freeze_settle: Duration,
+
+    /// Longest time that writers are frozen before the fence; after that, they go on and it is tried again, 1s to 1h; at least
+    /// --migration-freeze-settle
+    #[arg(long, default_value = "1m", value_parser = duration(bound::MIGRATION_FREEZE_BUDGET))]
+    pub migration_freeze_budget: Duration,
 
     /// Pause between two looks for scheduled backups that are due, 10ms to 1h
     #[arg(long, default_value = "1m", value_parser = duration(bound::BACKUPS_INTERVAL))]
@@ -611,6 +642,15 @@ fn region(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected an AWS Region, such as eu-west-1".to_owned())
+    }
+}
+
+fn profile(text: &str) -> Result<String, String> {
+    let well_formed = (1..=128).contains(&text.chars().count())
+        && !text.chars().any(|c| c.is_control() || matches!(c, '[' | ']'));
+    match well_formed {
+        true => Ok(text.to_owned()),
+        false => Err("expected the name of an AWS profile, of 1 to 128 characters".to_owned()),
     }
 }
 

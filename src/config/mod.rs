@@ -213,7 +213,7 @@ fn command() -> clap::Command {
 /// [`ConfigError::Usage`] for a bad flag, `--help` and `--version`. [`ConfigError::Invalid`] for everything wrong in the
 /// lower layers (unreadable file, unknown key, bad value, whether or not a flag overrides it); or, when every value is
 /// good by itself, for values that contradict each other: one of `tls_cert` and `tls_key`; `listen` beyond loopback with neither
-/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `migration_takeover` under `migration_interval`; `retry_backoff_max` under `retry_backoff_min`; `load_limit` under `load_spare_from`;
+/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `migration_takeover` under `migration_interval`; `migration_freeze_budget` under `migration_freeze_settle`; a token or a probe without `migration_freeze_url`; `retry_backoff_max` under `retry_backoff_min`; `load_limit` under `load_spare_from`;
 /// a short `tenant_hash_key`; and for `dev` a `dynamodb_endpoint` or both listeners on one address.
 pub fn parse<A, E>(args: A, variables: E) -> Result<Invocation, ConfigError>
 where
@@ -395,6 +395,12 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
             config.migration_interval,
         ),
         (
+            "migration_freeze_budget",
+            config.migration_freeze_budget,
+            "migration_freeze_settle",
+            config.migration_freeze_settle,
+        ),
+        (
             "retry_backoff_max",
             config.retry_backoff_max,
             "retry_backoff_min",
@@ -420,6 +426,14 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
             origin("load_spare_from")
         ),
     );
+
+    for (key, is_set) in [
+        ("migration_freeze_token", config.migration_freeze_token.is_some()),
+        ("migration_freeze_probe_profile", config.migration_freeze_probe_profile.is_some()),
+    ] {
+        let hookless = is_set && config.migration_freeze_url.is_none();
+        refuse(hookless, key, "there is no hook; set --migration-freeze-url too".to_owned());
+    }
 
     let key_chars = config.tenant_hash_key.as_ref().map(|key| key.expose().chars().count());
     let min_chars = bound::TENANT_HASH_KEY_MIN_CHARS;

@@ -205,3 +205,36 @@ fn a_path_with_a_line_break_cannot_leave_its_comment() {
     let origin = Origin::File(PathBuf::from("a\nlisten = 1"));
     assert_eq!(origin.to_string(), "file a\\u000Alisten = 1");
 }
+
+#[test]
+fn a_freeze_has_a_hook_and_time_to_settle() {
+    let refused = |line: &str| {
+        let error = celld(&format!("serve {line}"), &[]).expect_err(line);
+        error.to_string()
+    };
+    let url = "--migration-freeze-url=https://ops.example.com/freeze";
+    let secret = "--migration-freeze-token=0123456789abcdef";
+    for lonely in [secret, "--migration-freeze-probe-profile=orders"] {
+        let error = refused(lonely);
+        assert!(error.contains("set --migration-freeze-url too"), "{error}");
+        assert!(!error.contains("0123456789abcdef"), "{error}");
+        assert!(celld(&format!("serve {lonely} {url}"), &[]).is_ok());
+    }
+    for outside in ["999ms", "61m"] {
+        let error = refused(&format!("--migration-freeze-budget={outside}"));
+        assert!(error.contains("from 1s to 1h"), "{error}");
+    }
+    for outside in ["-1s", "301s"] {
+        let error = refused(&format!("--migration-freeze-settle={outside}"));
+        assert!(error.contains("from 0s to 5m"), "{error}");
+    }
+    let error = refused("--migration-freeze-budget=2s --migration-freeze-settle=3s");
+    assert!(
+        error.contains("expected at least 3s, the value of migration_freeze_settle"),
+        "{error}"
+    );
+    for wrong in ["ftp://x", "ops/freeze", "https://user@ops/freeze"] {
+        refused(&format!("--migration-freeze-url={wrong}"));
+    }
+    refused("--migration-freeze-probe-profile=[orders]");
+}

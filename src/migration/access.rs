@@ -10,13 +10,15 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{
     AttributeValue, Delete, DeleteRequest, Put, ReturnConsumedCapacity, TransactWriteItem,
     WriteRequest,
 };
 use cells_guard::sdk::{cancellation, condition_failed};
 use cells_guard::{
-    CellTable, CellTables, Condition, GuardTable, Item, LogRecord, StoredGuard, Touched, guard, log,
+    CellTable, CellTables, Condition, GuardTable, Item, KeyType, LogRecord, StoredGuard, Touched,
+    guard, log,
 };
 use cells_migration::{GuardCheck, MigrationId};
 
@@ -66,6 +68,34 @@ pub enum Applied {
     Done { units: f64 },
     /// None of them was: the guard is not as it was taken to be.
     Fenced,
+}
+
+/// What became of writes that could change nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// By permissions.
+    pub refused: u32,
+    pub let_through: u32,
+}
+
+impl Probed {
+    fn count<E>(&mut self, failure: Option<SdkError<E, HttpResponse>>) -> Result<(), StoreError>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        // Without a failure the condition held, which it cannot: then it was not looked at, but let through.
+        let Some(error) = failure else {
+            self.let_through += 1;
+            return Ok(());
+        };
+        match error.as_service_error().and_then(ProvideErrorMetadata::code) {
+            Some("AccessDeniedException") => self.refused += 1,
+            Some("ConditionalCheckFailedException") => self.let_through += 1,
+            // Such as a throttled one, or credentials that have run out: that says nothing.
+            _ => return Err(from_sdk(&error)),
+        }
+        Ok(())
+    }
 }
 
 /// Items, and the key after which there are more.
@@ -304,6 +334,66 @@ impl CellAccess {
         })
     }
 
+    /// The ARN of a table's stream. `None`: it has none.
+    pub async fn stream(&self, table: &str) -> Result<Option<String>, StoreError> {
+        let request = self.client.describe_table().table_name(&self.table(table)?.table_name);
+        let described = request.send().await.map_err(|error| from_sdk(&error))?;
+        let enabled = described.table.filter(|table| {
+            table.stream_specification().is_some_and(|stream| stream.stream_enabled())
+        });
+        Ok(enabled.and_then(|table| table.latest_stream_arn))
+    }
+
+    /// Writes an item into a partition that is no tenant's, and removes it: both show in the table's stream.
+    pub async fn come_and_go(&self, table: &str, partition: &str) -> Result<(), StoreError> {
+        let table = self.table(table)?;
+        let key = key_in(table, partition);
+        let mut item = key.clone();
+        if let Some(ttl) = &table.ttl_attribute {
+            // Whoever dies in between leaves it to the storage, which has not begun to delete by the time it is removed.
+            let end = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let end = end.map_or(0, |now| now.as_secs()) + 24 * 3600;
+            item.entry(ttl.clone()).or_insert_with(|| AttributeValue::N(end.to_string()));
+        }
+        let put = self.client.put_item().table_name(&table.table_name).set_item(Some(item));
+        put.send().await.map_err(|error| from_sdk(&error))?;
+        let delete = self.client.delete_item().table_name(&table.table_name).set_key(Some(key));
+        delete.send().await.map_err(|error| from_sdk(&error))?;
+        Ok(())
+    }
+
+    /// Tries to put, update and delete an item in each of the tenant's partitions, under conditions that never hold: so nothing is changed,
+    /// and what is told is whether permissions let such writes pass.
+    pub async fn probe(&self, tenant: &PartitionKey) -> Result<Probed, StoreError> {
+        let mut probed = Probed::default();
+        for table in &self.tables.tables {
+            for partition in table.partitions(tenant.as_str()) {
+                self.probe_partition(table, &partition, &mut probed).await?;
+            }
+        }
+        Ok(probed)
+    }
+
+    async fn probe_partition(
+        &self,
+        table: &CellTable,
+        partition: &str,
+        probed: &mut Probed,
+    ) -> Result<(), StoreError> {
+        const NEVER: &str = "attribute_exists(#pk) AND attribute_not_exists(#pk)";
+        let key = key_in(table, partition);
+        let (name, pk) = (&table.table_name, &table.partition_key);
+        let put = self.client.put_item().table_name(name).set_item(Some(key.clone()));
+        let put = put.condition_expression(NEVER).expression_attribute_names("#pk", pk);
+        probed.count(put.send().await.err())?;
+        let update = self.client.update_item().table_name(name).set_key(Some(key.clone()));
+        let update = update.condition_expression(NEVER).expression_attribute_names("#pk", pk);
+        probed.count(update.send().await.err())?;
+        let delete = self.client.delete_item().table_name(name).set_key(Some(key));
+        let delete = delete.condition_expression(NEVER).expression_attribute_names("#pk", pk);
+        probed.count(delete.send().await.err())
+    }
+
     fn table(&self, name: &str) -> Result<&CellTable, StoreError> {
         let table = self.tables.table(name);
         table.ok_or_else(|| rejected(format!("{} has no table {name}", self.cell)))
@@ -345,4 +435,19 @@ fn key_of<'a>(table: &CellTable, item: &'a Item) -> Vec<Option<&'a [u8]>> {
         _ => None,
     };
     table.key_names().map(|name| item.get(name).and_then(bytes)).collect()
+}
+
+/// A key in a partition, of an item that is no application's.
+fn key_in(table: &CellTable, partition: &str) -> Item {
+    let mut key =
+        Item::from([(table.partition_key.clone(), AttributeValue::S(partition.to_owned()))]);
+    if let Some((sort, of)) = &table.sort_key {
+        let value = match of {
+            KeyType::String => AttributeValue::S("\u{1}".to_owned()),
+            KeyType::Number => AttributeValue::N("0".to_owned()),
+            KeyType::Binary => AttributeValue::B(Blob::new([1])),
+        };
+        key.insert(sort.clone(), value);
+    }
+    key
 }

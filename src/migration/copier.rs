@@ -240,7 +240,8 @@ impl Copier<'_> {
         ours.cloned().collect()
     }
 
-    fn is_ours(&self, at: &Touched) -> bool {
+    /// Whether a key is one of the tenant's.
+    pub fn is_ours(&self, at: &Touched) -> bool {
         let Some(table) = self.cells.source.tables.table(&at.table) else { return false };
         match at.key.get(&table.partition_key) {
             Some(AttributeValue::S(partition)) => {

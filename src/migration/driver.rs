@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cells_migration::{Action, Event, Machine, Next, Phase};
+use cells_migration::{Action, Event, Machine, Next, Parked, Phase};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,9 @@ use tracing::{Instrument, Span};
 
 use super::access::CellAccess;
 use super::copier::PAGE_ITEMS;
-use super::model::{Migration, Verification};
+use super::freeze::Freeze;
+use super::model::{Migration, Verification, Writers};
+use super::outsiders::Outsiders;
 use super::perform::{Outcome, Performer};
 use super::pulse::{self, Pulse};
 use super::records::MigrationRecords;
@@ -68,6 +70,8 @@ pub struct Shared {
     pub settings: DriverSettings,
     /// Pages that are under way at the same time. Waiters get theirs in the order in which they came, so no migration is passed over.
     pub pages: Arc<Semaphore>,
+    /// How writers that know nothing of guards are stopped; `None`: they are not.
+    pub freeze: Option<Arc<Freeze>>,
 }
 
 /// How a worker left a migration.
@@ -98,11 +102,14 @@ impl Driver {
     /// `None`: one of the cells is gone, or has no tables that a migration can work on.
     pub fn new(shared: Arc<Shared>, migration: Migration) -> Option<Self> {
         let spec = migration.spec.clone();
-        let access = |id| {
-            let cell = shared.directory.peek(|registry| registry.cell(id).cloned()).flatten()?;
-            CellAccess::of(&cell, &shared.regions)
-        };
-        let cells = Cells { source: access(&spec.source)?, target: access(&spec.target)? };
+        let cell = |id| shared.directory.peek(|registry| registry.cell(id).cloned()).flatten();
+        let (source, target) = (cell(&spec.source)?, cell(&spec.target)?);
+        let access = |cell| CellAccess::of(cell, &shared.regions);
+        let cells = Cells { source: access(&source)?, target: access(&target)? };
+        let outsiders = (spec.writers != Writers::Cooperative).then(|| {
+            let (id, freeze) = (migration.record.id, shared.freeze.clone());
+            Outsiders::new(&cells, [&source, &target], &shared.regions, id, freeze)
+        });
         let settings = cells_migration::Settings {
             // Told when it is known; until then as long as can be.
             leases_end: u64::MAX,
@@ -111,8 +118,10 @@ impl Driver {
             little: shared.settings.little,
             soak_interval: millis(shared.settings.soak_interval),
             strict: spec.verification == Verification::Strict,
-            writers: cells_migration::Writers::Cooperative,
-            freeze_budget: millis(spec.pause_budget),
+            writers: spec.writers.into(),
+            freeze_budget: millis(
+                shared.freeze.as_ref().map_or(Duration::ZERO, |freeze| freeze.budget),
+            ),
             max_fences: shared.settings.max_fences,
         };
         let began = Instant::now();
@@ -121,7 +130,7 @@ impl Driver {
         let caller = migration.caller.clone();
         let machine = Machine::new(settings, migration.record, 0);
         let span = Span::none();
-        let performer = Performer { shared, spec, cells, pulse, ready_at: began, span };
+        let performer = Performer { shared, spec, cells, outsiders, pulse, ready_at: began, span };
         Some(Self { machine, performer, began, fenced: None, seen, caller })
     }
 
@@ -183,12 +192,16 @@ impl Driver {
                         if !error.transient() && failures >= MAX_FAILURES {
                             return self.park(format!("it cannot get on: {}", error.told()));
                         }
-                        self.rest(&error, failures).await;
+                        self.rest(error.told(), failures).await;
+                    }
+                    Outcome::Held(why) => {
+                        failures += 1;
+                        self.rest(why, failures).await;
                     }
                 },
                 Next::WaitUntil(at) => tokio::time::sleep(wait(Some(at))).await,
                 Next::Pause => tokio::time::sleep(wait(None)).await,
-                Next::Park(why) => return self.park(format!("{why:?}")),
+                Next::Park(why) => return self.park(gave_up(why)),
                 Next::Leave if self.machine.record().phase.ended() => return Left::Ended,
                 Next::Leave => return Left::Lost,
             }
@@ -202,9 +215,9 @@ impl Driver {
     }
 
     /// Waits after a failure, and says of what.
-    async fn rest(&self, error: &StoreError, failures: u32) {
-        tracing::debug!(migration = %self.pulse().id, %error, failures, "an action failed");
-        self.pulse().tale().trouble = Some(error.told());
+    async fn rest(&self, why: String, failures: u32) {
+        tracing::debug!(migration = %self.pulse().id, why, failures, "an action failed");
+        self.pulse().tale().trouble = Some(why);
         tokio::time::sleep(pause_after(failures)).await;
     }
 
@@ -280,8 +293,8 @@ impl Driver {
     }
 
     async fn traced(&mut self, action: Action) -> Outcome {
-        let (span, phase) = (self.performer.span.clone(), self.machine.record().phase);
-        self.performer.perform(action, phase).instrument(span).await
+        let (span, record) = (self.performer.span.clone(), self.machine.record());
+        self.performer.perform(action, record).instrument(span).await
     }
 }
 
@@ -289,6 +302,22 @@ impl Driver {
 fn pause_after(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(10);
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(doublings)).min(LONGEST_PAUSE)
+}
+
+/// What operators are told where a worker gave up.
+fn gave_up(why: Parked) -> String {
+    let what = match why {
+        Parked::LogNotDrained { .. } => {
+            "what was written was not applied within the pause budget; the tenant is written to faster, or the budget is too short"
+        }
+        Parked::NotCompared { .. } => {
+            "not all was compared within the pause budget, as strict verification asks"
+        }
+        Parked::NotFrozen { .. } => {
+            "writers that know nothing of guards were not known to be stopped within migration_freeze_budget; trouble says what was missing last"
+        }
+    };
+    format!("{what} ({why:?})")
 }
 
 fn millis(duration: Duration) -> u64 {

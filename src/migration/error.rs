@@ -92,6 +92,16 @@ pub enum Obstacle {
     ItemsTooLarge { cell: CellId, items: u64 },
     #[error("point-in-time recovery of the table {table} is declared, and off")]
     NotRecoverable { table: String },
+    #[error(
+        "the table {table} has no stream by which writers that know nothing of guards could be followed"
+    )]
+    NoStream { table: String },
+    #[error("no hook is configured by which writers that know nothing of guards could be stopped")]
+    NoFreeze,
+    #[error(
+        "writes under the permissions that the probe of the freeze uses are refused in {cell} already"
+    )]
+    ProbeRefused { cell: CellId },
 }
 
 impl From<Refused> for MigrationError {

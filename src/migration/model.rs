@@ -22,6 +22,29 @@ pub enum Verification {
     Strict,
 }
 
+/// Who writes the tenant's items, beside those who keep to the contract of leases, guards and logs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Writers {
+    /// Nobody.
+    #[default]
+    Cooperative,
+    /// Writers that know nothing of guards. They are followed by the streams of the tables, and stopped by a freeze before the fence.
+    Frozen,
+    /// Writers that know nothing of guards, and are stopped by nobody: what they write around the commit is lost.
+    BestEffort,
+}
+
+impl From<Writers> for cells_migration::Writers {
+    fn from(writers: Writers) -> Self {
+        match writers {
+            Writers::Cooperative => Self::Cooperative,
+            Writers::Frozen => Self::Frozen,
+            Writers::BestEffort => Self::BestEffort,
+        }
+    }
+}
+
 /// Where a tenant is to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetCell {
@@ -36,6 +59,7 @@ pub struct Ask {
     pub tenant: PartitionKey,
     pub target: TargetCell,
     pub verification: Verification,
+    pub writers: Writers,
     pub soak: Option<Duration>,
     pub pause_budget: Option<Duration>,
     /// Write capacity units a second at most.
@@ -49,6 +73,8 @@ pub struct Spec {
     pub source: CellId,
     pub target: CellId,
     pub verification: Verification,
+    #[serde(default)]
+    pub writers: Writers,
     /// How long there is a way back after the commit.
     pub soak: Duration,
     /// Longest time in which no write passes; after that, writers go on and it is tried again.
@@ -72,6 +98,8 @@ pub struct Progress {
     pub log_applied: u64,
     /// Log records that the last look found; `None`: not looked at yet.
     pub log_backlog: Option<u64>,
+    /// Records of the tables' streams that told of the tenant, and were applied.
+    pub stream_applied: u64,
     pub items_compared: u64,
     /// Items removed where the tenant does not live any more.
     pub items_purged: u64,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cells_migration::{Action, Cursor, Event, GuardCheck, Phase, Side, Transaction, Wish};
+use cells_migration::{
+    Action, Cursor, Event, GuardCheck, Marker, Phase, Record, Side, Transaction, Wish,
+};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::Span;
@@ -11,12 +13,13 @@ use tracing::Span;
 use super::copier::Copier;
 use super::driver::Shared;
 use super::error::Obstacle;
-use super::model::{Progress, Spec};
+use super::model::{Progress, Spec, Writers};
+use super::outsiders::{Followed, Outsiders};
 use super::pulse::Pulse;
 use super::records::Order;
 use super::steps::{self, Cells};
 use super::verify::Comparison;
-use super::{preflight, trace};
+use super::{preflight, stream, trace};
 use crate::directory::{Error, Refused};
 use crate::store::StoreError;
 
@@ -25,6 +28,8 @@ pub struct Performer {
     pub shared: Arc<Shared>,
     pub spec: Spec,
     pub cells: Cells,
+    /// Where there are writers that do not cooperate.
+    pub outsiders: Option<Outsiders>,
     pub pulse: Arc<Pulse>,
     /// When more capacity may be consumed.
     pub ready_at: Instant,
@@ -37,11 +42,16 @@ pub enum Outcome {
     Event(Event),
     /// It was not done. To be tried again.
     Failed(StoreError),
+    /// The same, for a reason outside of the store, as operators are told. Never given up.
+    Held(String),
 }
 
 impl Performer {
-    /// `phase`: the migration's, as its worker knows it.
-    pub async fn perform(&mut self, action: Action, phase: Phase) -> Outcome {
+    /// `record`: the migration's, as its worker knows it.
+    pub async fn perform(&mut self, action: Action, record: &Record) -> Outcome {
+        if let Some(outsiders) = &self.outsiders {
+            outsiders.under(record);
+        }
         match action {
             Action::Read => self.read_again().await,
             Action::Transact(transaction) => self.transact(*transaction).await,
@@ -62,8 +72,10 @@ impl Performer {
                     Err(error) => failed(error),
                 }
             }
-            Action::Drain { from, fence } => self.drain(from, &fence, phase).await,
-            Action::Compare { from, fence, cursor } => self.compare(from, &fence, &cursor).await,
+            Action::Drain { from, fence } => self.drain(from, &fence, record).await,
+            Action::Compare { from, fence, cursor } => {
+                self.compare(from, &fence, &cursor, record).await
+            }
             Action::Purge { from, fence, cursor } => {
                 let _turn = self.turn().await;
                 match self.copier().purge(from, &fence, &cursor).await {
@@ -81,15 +93,95 @@ impl Performer {
                 Ok(found) => Outcome::Event(Event::Drained { found }),
                 Err(error) => failed(error),
             },
-            // Asked for where writers do not cooperate, which nothing here does.
             Action::Listen { .. }
             | Action::Follow { .. }
             | Action::Mark { .. }
             | Action::Freeze { .. }
-            | Action::Thaw { .. } => Outcome::Failed(StoreError::Rejected {
-                detail: "streams are not followed by migrations".to_owned(),
-            }),
+            | Action::Thaw { .. } => match &self.outsiders {
+                Some(outsiders) => self.meet(outsiders, action, record).await,
+                // Asked for where there are such writers alone.
+                None => Outcome::Failed(StoreError::Rejected {
+                    detail: "the migration follows no streams".to_owned(),
+                }),
+            },
         }
+    }
+
+    /// What concerns writers that do not cooperate.
+    async fn meet(&self, outsiders: &Outsiders, action: Action, record: &Record) -> Outcome {
+        match action {
+            Action::Listen { from } => match outsiders.listen(from, self.seconds()).await {
+                Ok(position) => Outcome::Event(Event::Listening { position }),
+                Err(error) => Outcome::Failed(error),
+            },
+            Action::Follow { from, fence, position, past } => {
+                self.follow(outsiders, (from, &fence), &position, past, record).await
+            }
+            Action::Mark { from, marker } => match outsiders.mark(from, marker).await {
+                Ok(()) => Outcome::Event(Event::Marked),
+                Err(error) => Outcome::Failed(error),
+            },
+            Action::Freeze { from, holder } => {
+                let patience = match record.phase {
+                    // Other writers wait.
+                    Phase::Fenced => self.spec.pause_budget,
+                    _ => Duration::MAX,
+                };
+                let frozen = outsiders.freeze(&self.spec, from, holder, patience).await;
+                Outcome::Event(Event::Frozen {
+                    holds: frozen.unwrap_or_else(|why| {
+                        self.pulse.tale().trouble = Some(why);
+                        false
+                    }),
+                })
+            }
+            Action::Thaw { live, holder } => match outsiders.thaw(&self.spec, live, holder).await {
+                Ok(()) => Outcome::Event(Event::Thawed),
+                Err(why) => Outcome::Held(why),
+            },
+            _ => Outcome::Failed(StoreError::Rejected { detail: "not asked for".to_owned() }),
+        }
+    }
+
+    async fn follow(
+        &self,
+        outsiders: &Outsiders,
+        (from, fence): (Side, &GuardCheck),
+        position: &Cursor,
+        past: Option<Marker>,
+        record: &Record,
+    ) -> Outcome {
+        let now = self.seconds();
+        let followed = outsiders.follow(&self.copier(), (from, fence), position, past, now).await;
+        let followed = match followed {
+            Ok(Some(followed)) => followed,
+            Ok(None) => return Outcome::Event(Event::Refused),
+            Err(stream::Failure::Trimmed) => {
+                let why = "something is missing in a table's stream; it is copied again";
+                self.pulse.tale().trouble = Some(why.to_owned());
+                return Outcome::Event(Event::Trimmed);
+            }
+            Err(stream::Failure::Store(error)) => return failed(error),
+        };
+        self.tell_progress(|progress| progress.stream_applied += followed.applied);
+        if followed.applied > 0 {
+            trace::event(&self.span, "followed", followed.applied);
+        }
+        // As with the log: under the fence, and with all writers stopped, nothing changes any more.
+        let still = record.phase == Phase::Fenced && self.spec.writers == Writers::Frozen;
+        if still && !followed.touched.is_empty() {
+            match self.comparison(from, fence, record).recheck(&followed.touched).await {
+                Ok(true) => {}
+                Ok(false) => return Outcome::Event(Event::Refused),
+                Err(error) => return failed(error),
+            }
+        }
+        let Followed { found, next, past, .. } = followed;
+        Outcome::Event(Event::Followed { found, next, past })
+    }
+
+    fn seconds(&self) -> i64 {
+        self.shared.directory.now().seconds()
     }
 
     pub async fn read(&self) -> Outcome {
@@ -147,6 +239,9 @@ impl Performer {
             Err(error) => return Err(as_store_error(error)),
         };
         let mut obstacles = preflight::look(&self.cells, &placement).await?;
+        if self.outsiders.is_some() {
+            obstacles.extend(preflight::streams(&self.cells).await?);
+        }
         let measured = preflight::measure(&self.cells, tenant).await?;
         if measured.too_large > 0 {
             let (cell, items) = (self.spec.target.clone(), measured.too_large);
@@ -191,7 +286,7 @@ impl Performer {
         }
     }
 
-    async fn drain(&self, from: Side, fence: &GuardCheck, phase: Phase) -> Outcome {
+    async fn drain(&self, from: Side, fence: &GuardCheck, record: &Record) -> Outcome {
         let drained = match self.copier().drain(from, fence).await {
             Ok(Some(drained)) => drained,
             Ok(None) => return Outcome::Event(Event::Refused),
@@ -205,8 +300,8 @@ impl Performer {
             trace::event(&self.span, "applied", drained.records);
         }
         // Under the fence nothing changes any more, so what was written last has to be the same now.
-        if phase == Phase::Fenced && !drained.touched.is_empty() {
-            match self.comparison(from, fence).recheck(&drained.touched).await {
+        if record.phase == Phase::Fenced && !drained.touched.is_empty() {
+            match self.comparison(from, fence, record).recheck(&drained.touched).await {
                 Ok(true) => {}
                 Ok(false) => return Outcome::Event(Event::Refused),
                 Err(error) => return failed(error),
@@ -215,9 +310,15 @@ impl Performer {
         Outcome::Event(Event::Drained { found: drained.records })
     }
 
-    fn comparison<'a>(&'a self, from: Side, fence: &'a GuardCheck) -> Comparison<'a> {
+    fn comparison<'a>(
+        &'a self,
+        from: Side,
+        fence: &'a GuardCheck,
+        record: &'a Record,
+    ) -> Comparison<'a> {
         let (pulse, directory, span) = (&*self.pulse, &self.shared.directory, &self.span);
-        Comparison { copier: self.copier(), from, fence, pulse, directory, span }
+        let outsiders = self.outsiders.as_ref().zip(record.stream.as_ref());
+        Comparison { copier: self.copier(), from, fence, outsiders, pulse, directory, span }
     }
 
     fn copier(&self) -> Copier<'_> {
@@ -244,8 +345,14 @@ impl Performer {
         tell(&mut self.pulse.tale().progress);
     }
 
-    async fn compare(&self, from: Side, fence: &GuardCheck, cursor: &Cursor) -> Outcome {
-        match self.comparison(from, fence).page(cursor).await {
+    async fn compare(
+        &self,
+        from: Side,
+        fence: &GuardCheck,
+        cursor: &Cursor,
+        record: &Record,
+    ) -> Outcome {
+        match self.comparison(from, fence, record).page(cursor).await {
             Ok(Some(next)) => Outcome::Event(Event::Compared { next }),
             Ok(None) => Outcome::Event(Event::Refused),
             Err(error) => failed(error),

@@ -103,6 +103,19 @@ pub async fn look(cells: &Cells, placement: &Placement) -> Result<Vec<Obstacle>,
     Ok(obstacles)
 }
 
+/// Tables without a stream: what is written there past all guards would not be known. In the target, too, for the way back.
+pub async fn streams(cells: &Cells) -> Result<Vec<Obstacle>, StoreError> {
+    let mut obstacles = Vec::new();
+    for cell in [&cells.source, &cells.target] {
+        for table in &cell.tables.tables {
+            if cell.stream(&table.name).await?.is_none() {
+                obstacles.push(Obstacle::NoStream { table: table.table_name.clone() });
+            }
+        }
+    }
+    Ok(obstacles)
+}
+
 /// The tenant's items in a cell, of each partition at most [`MAX_FOUND`].
 pub async fn count(cell: &CellAccess, tenant: &PartitionKey) -> Result<u64, StoreError> {
     let mut items = 0;

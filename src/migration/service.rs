@@ -15,9 +15,10 @@ use super::access::CellAccess;
 use super::api::{Filter, MigrationApi, TenantVerification};
 use super::bulk::Part;
 use super::error::{MigrationError, Obstacle};
+use super::freeze::Freeze;
 use super::guards::{GuardCount, Guards};
 use super::instruction::Instruction;
-use super::model::{Ask, Estimate, Findings, Migration, Progress, Spec, TargetCell};
+use super::model::{Ask, Estimate, Findings, Migration, Progress, Spec, TargetCell, Writers};
 use super::preflight::{self, Measured};
 use super::records::{Begun, MigrationRecords, Order};
 use super::steps::Cells;
@@ -59,14 +60,21 @@ pub struct Migrations {
     directory: Directory,
     records: Arc<dyn MigrationRecords>,
     guards: Guards,
+    /// How writers that know nothing of guards are stopped; `None`: they are not.
+    freeze: Option<Arc<Freeze>>,
     randomness: Randomness,
     defaults: Defaults,
 }
 
 impl Migrations {
-    pub fn new(guards: Guards, randomness: Randomness, defaults: Defaults) -> Self {
+    pub fn new(
+        guards: Guards,
+        freeze: Option<Arc<Freeze>>,
+        randomness: Randomness,
+        defaults: Defaults,
+    ) -> Self {
         let (directory, records) = (guards.directory.clone(), Arc::clone(&guards.records));
-        Self { directory, records, guards, randomness, defaults }
+        Self { directory, records, guards, freeze, randomness, defaults }
     }
 
     /// What is asked taken to mean, and the cells that it is about. Nothing stands in the way of it but what the tables hold.
@@ -105,6 +113,7 @@ impl Migrations {
             source: source.id.clone(),
             target: target.id.clone(),
             verification: ask.verification,
+            writers: ask.writers,
             soak: ask.soak.unwrap_or(self.defaults.soak),
             pause_budget: ask.pause_budget.unwrap_or(self.defaults.pause_budget),
             rate_limit: ask.rate_limit.or(self.defaults.rate_limit),
@@ -134,6 +143,39 @@ impl Migrations {
         // A start would write it.
         obstacles.retain(|obstacle| change || !matches!(obstacle, Obstacle::GuardMissing { .. }));
         clear(obstacles)
+    }
+
+    /// That writers which know nothing of guards can be followed, and stopped where they are to be.
+    async fn outsiders(&self, spec: &Spec, cells: &Cells) -> Result<(), MigrationError> {
+        if spec.writers == Writers::Cooperative {
+            return Ok(());
+        }
+        let mut obstacles = preflight::streams(cells).await?;
+        if spec.writers == Writers::Frozen {
+            match &self.freeze {
+                None => obstacles.push(Obstacle::NoFreeze),
+                Some(freeze) => obstacles.extend(self.probed(freeze, spec).await?),
+            }
+        }
+        clear(obstacles)
+    }
+
+    /// Cells where the probe's writes are refused though nobody was stopped: there they would seem to be, always.
+    async fn probed(&self, freeze: &Freeze, spec: &Spec) -> Result<Vec<Obstacle>, MigrationError> {
+        let mut obstacles = Vec::new();
+        let Some(regions) = &freeze.probe else { return Ok(obstacles) };
+        let registry = self.directory.registry().await?;
+        for id in [&spec.source, &spec.target] {
+            let cell = registry.cell(id).and_then(|cell| CellAccess::of(cell, regions));
+            let Some(cell) = cell else { continue };
+            let probed = cell.probe(&spec.tenant).await.inspect_err(|error| {
+                tracing::warn!(cell = id.as_str(), %error, "the probe of freezes does not work");
+            });
+            if probed?.refused > 0 {
+                obstacles.push(Obstacle::ProbeRefused { cell: id.clone() });
+            }
+        }
+        Ok(obstacles)
     }
 
     /// That the target's tables can be set back to a point in time, where they are declared to be and the endpoint knows of it.
@@ -249,6 +291,7 @@ impl Migrations {
             return Err(MigrationError::Elsewhere { due, cell: spec.source });
         }
         self.recoverable(&target).await?;
+        self.outsiders(&spec, &cells).await?;
         self.cleared(&placement, &source, &cells, true).await?;
         let now = self.directory.now();
         let migration = Migration {
@@ -280,6 +323,7 @@ impl MigrationApi for Migrations {
     async fn plan(&self, ask: Ask) -> Result<Estimate, MigrationError> {
         let Specified { spec, placement, source, target, cells } = self.specified(&ask).await?;
         self.recoverable(&target).await?;
+        self.outsiders(&spec, &cells).await?;
         self.cleared(&placement, &source, &cells, false).await?;
         let measured = preflight::measure(&cells, &spec.tenant).await?;
         if measured.too_large > 0 {

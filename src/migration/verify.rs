@@ -8,6 +8,7 @@ use tracing::Span;
 
 use super::access::CellAccess;
 use super::copier::Copier;
+use super::outsiders::Outsiders;
 use super::pulse::Pulse;
 use super::trace;
 use crate::directory::Directory;
@@ -64,6 +65,8 @@ pub struct Comparison<'a> {
     pub from: Side,
     /// Under which the other cell is written.
     pub fence: &'a GuardCheck,
+    /// Writers that do not cooperate, and the position in their stream that the record has.
+    pub outsiders: Option<(&'a Outsiders, &'a Cursor)>,
     pub pulse: &'a Pulse,
     pub directory: &'a Directory,
     pub span: &'a Span,
@@ -137,6 +140,12 @@ impl Comparison<'_> {
             rounds += u32::from(pending.all);
             if self.copier.drain(self.from, self.fence).await?.is_none() {
                 return Ok(false);
+            }
+            if let Some((outsiders, position)) = self.outsiders {
+                let (under, now) = ((self.from, self.fence), self.directory.now().seconds());
+                if !outsiders.catch_up(&self.copier, under, position, now).await? {
+                    return Ok(false);
+                }
             }
         }
         // Other things want to be looked at, too, before it goes on.

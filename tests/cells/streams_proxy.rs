@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 pub struct StreamsProxy {
     endpoint: String,
     trimmed: Arc<AtomicBool>,
+    lost: Arc<AtomicBool>,
 }
 
 impl StreamsProxy {
@@ -26,11 +27,15 @@ impl StreamsProxy {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let trimmed = Arc::new(AtomicBool::new(false));
         let trimming = trimmed.clone();
+        let lost = Arc::new(AtomicBool::new(false));
+        let losing = lost.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (engine, trimming) = (engine.clone(), trimming.clone());
-                let service =
-                    service_fn(move |request| answer(request, engine.clone(), trimming.clone()));
+                let losing = losing.clone();
+                let service = service_fn(move |request| {
+                    answer(request, engine.clone(), trimming.clone(), losing.clone())
+                });
                 tokio::spawn(async move {
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
@@ -38,7 +43,7 @@ impl StreamsProxy {
                 });
             }
         });
-        Self { endpoint, trimmed }
+        Self { endpoint, trimmed, lost }
     }
 
     pub fn endpoint(&self) -> String {
@@ -49,12 +54,24 @@ impl StreamsProxy {
     pub fn trim(&self) {
         self.trimmed.store(true, Ordering::SeqCst);
     }
+
+    /// From now on nothing that is to be read is kept any more, until [`Self::keep`].
+    #[allow(dead_code, reason = "not every test program loses records")]
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::SeqCst);
+    }
+
+    #[allow(dead_code, reason = "not every test program loses records")]
+    pub fn keep(&self) {
+        self.lost.store(false, Ordering::SeqCst);
+    }
 }
 
 async fn answer(
     request: Request<Incoming>,
     engine: String,
     trimmed: Arc<AtomicBool>,
+    lost: Arc<AtomicBool>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -62,7 +79,8 @@ async fn answer(
     let seeks = target.is_some_and(|target| target.ends_with(".GetShardIterator"));
     let reads = target.is_some_and(|target| target.ends_with(".GetRecords"));
     let after = String::from_utf8_lossy(&body).contains("AFTER_SEQUENCE_NUMBER");
-    if seeks && after && trimmed.load(Ordering::SeqCst) {
+    let trimmed = seeks && after && trimmed.load(Ordering::SeqCst);
+    if trimmed || (reads && lost.load(Ordering::SeqCst)) {
         let refusal = r#"{"__type":"com.amazonaws.dynamodb.v20120810#TrimmedDataAccessException","message":"The operation attempted to read past the oldest stream record in a shard."}"#;
         let response =
             Response::builder().status(400).header("content-type", "application/x-amz-json-1.0");

@@ -41,6 +41,8 @@ pub enum Engine {
     Streams(Arc<StreamsProxy>),
     /// moto, and before it what a test counts.
     CloudWatch(Arc<CloudWatch>),
+    /// Whatever answers at an address.
+    At(String),
 }
 
 impl Engine {
@@ -55,6 +57,7 @@ impl Engine {
             Engine::Embedded(engine) => engine.endpoint().to_owned(),
             Engine::Streams(before) => before.endpoint(),
             Engine::CloudWatch(before) => before.endpoint(),
+            Engine::At(endpoint) => endpoint.clone(),
         }
     }
 }

@@ -254,7 +254,9 @@ impl Request {
                 let none = method == "UpdateCell" && number == 0;
                 (unknown || none).then_some("UNKNOWN_ENUM_VALUE")
             }
-            "mode" | "fallback" | "verification" => unknown.then_some("UNKNOWN_ENUM_VALUE"),
+            "mode" | "fallback" | "verification" | "writers" => {
+                unknown.then_some("UNKNOWN_ENUM_VALUE")
+            }
             "partition_keys" if method == "AnalyzeCell" => {
                 (!is_key(text)).then_some("INVALID_PARTITION_KEY")
             }

@@ -138,6 +138,12 @@ impl Scene {
         records
     }
 
+    /// Keys of what the directory keeps in a cell's table.
+    pub async fn directory_items(&self, table: &str, cell: &str) -> Vec<String> {
+        let (_, ours) = self.all(table, cell).await;
+        ours.into_keys().collect()
+    }
+
     async fn all(
         &self,
         table: &str,

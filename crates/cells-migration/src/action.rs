@@ -128,7 +128,8 @@ pub enum Event {
     Listening {
         position: Cursor,
     },
-    /// How many records of the stream were read, of whatever tenant; 0: there is no more for now. All before `next` is applied.
+    /// How much of the stream was read, in records, or in what is to be written for them; 0: there is no more of the tenant for now. All
+    /// before `next` is applied.
     Followed {
         found: u64,
         next: Cursor,

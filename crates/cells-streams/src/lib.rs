@@ -58,6 +58,7 @@ pub mod lease;
 mod memory;
 mod options;
 mod plan;
+mod post;
 mod reader;
 pub mod schema;
 mod sdk;
@@ -72,6 +73,7 @@ pub use id::{GroupName, InvalidName, OwnerId, SequenceNumber, ShardId, StreamArn
 pub use lease::{Leases, Position};
 pub use memory::MemoryLeases;
 pub use options::{InvalidOptions, Options, StartAt};
+pub use post::Post;
 pub use sdk::SdkStreams;
 pub use sink::{Sink, SinkError};
 pub use streams::{

@@ -33,6 +33,7 @@ const EDGES: &[(&str, &str, &str, &str, &str)] = &[
     ("migration_pause_budget", "50ms", "1m", "49ms", "61s"),
     ("migration_concurrency", "1", "64", "0", "65"),
     ("migration_write_units", "0", "1000000", "-1", "1000001"),
+    ("migration_freeze_timeout", "100ms", "1m", "99ms", "61s"),
     ("migration_guard_shards", "1", "16", "0", "17"),
     ("operations_interval", "10ms", "1m", "9ms", "61s"),
     ("operations_takeover", "2s", "1h", "1999ms", "61m"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::grpc::parse;
 use crate::grpc::status::{Fault, Reason};
 use crate::migration::bounds::{MAX_RATE, PAUSE_BUDGET, SOAK};
-use crate::migration::{Ask, TargetCell, Verification};
+use crate::migration::{Ask, TargetCell, Verification, Writers};
 use crate::proto::v1;
 use crate::proto::v1::start_migration_request::Target;
 
@@ -16,6 +16,7 @@ pub fn ask(request: v1::StartMigrationRequest) -> Result<Ask, Fault> {
         tenant: parse::partition_key("partition_key", request.partition_key)?,
         target: target(request.target)?,
         verification,
+        writers: writers("writers", request.writers)?,
         soak: soak("soak_duration", request.soak_duration)?,
         pause_budget: pause_budget("pause_budget", request.pause_budget)?,
         rate_limit: rate(request.rate_limit_units)?,
@@ -28,6 +29,17 @@ pub fn verification(field: &str, value: i32) -> Result<Verification, Fault> {
             Ok(Verification::LogDrain)
         }
         Ok(v1::MigrationVerification::Strict) => Ok(Verification::Strict),
+        Err(_) => Err(parse::unknown(field, value)),
+    }
+}
+
+fn writers(field: &str, value: i32) -> Result<Writers, Fault> {
+    match v1::MigrationWriters::try_from(value) {
+        Ok(v1::MigrationWriters::Unspecified | v1::MigrationWriters::Cooperative) => {
+            Ok(Writers::Cooperative)
+        }
+        Ok(v1::MigrationWriters::Frozen) => Ok(Writers::Frozen),
+        Ok(v1::MigrationWriters::BestEffort) => Ok(Writers::BestEffort),
         Err(_) => Err(parse::unknown(field, value)),
     }
 }

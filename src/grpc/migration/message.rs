@@ -8,7 +8,7 @@ use crate::grpc::tables::version as number;
 use cells_verify::{Mismatch, MismatchKind};
 
 use crate::migration::{
-    Estimate, Findings, GuardCount, Migration, Spec, TenantVerification, Verification, eta,
+    Estimate, Findings, GuardCount, Migration, Spec, TenantVerification, Verification, Writers, eta,
 };
 use crate::proto::v1;
 
@@ -40,6 +40,7 @@ pub fn migration(migration: &Migration, now: Timestamp) -> v1::Migration {
         update_time: Some(timestamp(migration.updated)),
         state_time: Some(timestamp(migration.phase_since)),
         end_time: record.phase.ended().then(|| timestamp(migration.updated)),
+        writes_may_be_lost: spec.writers == Writers::BestEffort,
     }
 }
 
@@ -90,6 +91,12 @@ fn spec(spec: &Spec) -> v1::MigrationSpec {
         soak_duration: Some(duration(spec.soak)),
         pause_budget: Some(duration(spec.pause_budget)),
         rate_limit_units: spec.rate_limit.map_or(0, |units| units.get()),
+        writers: match spec.writers {
+            Writers::Cooperative => v1::MigrationWriters::Cooperative,
+            Writers::Frozen => v1::MigrationWriters::Frozen,
+            Writers::BestEffort => v1::MigrationWriters::BestEffort,
+        }
+        .into(),
     }
 }
 
@@ -109,6 +116,7 @@ fn progress(migration: &Migration, now: Timestamp) -> v1::MigrationProgress {
         last_pause: progress.last_pause.map(duration),
         total_pause: Some(duration(progress.total_pause)),
         write_units: number(progress.write_units),
+        stream_applied: number(progress.stream_applied),
         time_left: eta::time_left(migration, now).map(duration),
     }
 }

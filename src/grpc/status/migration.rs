@@ -76,6 +76,9 @@ fn reason(obstacle: &Obstacle) -> Reason {
         Obstacle::TargetNotEmpty { .. } => Reason::TargetNotEmpty,
         Obstacle::ItemsTooLarge { .. } => Reason::ItemsTooLarge,
         Obstacle::NotRecoverable { .. } => Reason::NotRecoverable,
+        Obstacle::NoStream { .. } => Reason::NoStream,
+        Obstacle::NoFreeze => Reason::FreezeNotConfigured,
+        Obstacle::ProbeRefused { .. } => Reason::FreezeProbeRefused,
     }
 }
 
@@ -88,10 +91,12 @@ fn subject(obstacle: &Obstacle) -> (&'static str, &str) {
         | Obstacle::GuardMissing { cell }
         | Obstacle::NotTogether { cell }
         | Obstacle::ItemsTooLarge { cell, .. }
+        | Obstacle::ProbeRefused { cell }
         | Obstacle::TargetNotEmpty { cell, .. } => ("cell_id", cell.as_str()),
-        Obstacle::SchemasDiffer { table, .. } | Obstacle::NotRecoverable { table } => {
-            ("table", table)
-        }
+        Obstacle::SchemasDiffer { table, .. }
+        | Obstacle::NotRecoverable { table }
+        | Obstacle::NoStream { table } => ("table", table),
+        Obstacle::NoFreeze => ("writers", "FROZEN"),
     }
 }
 
@@ -106,6 +111,13 @@ fn next(obstacle: &Obstacle) -> &'static str {
         Obstacle::TargetNotEmpty { .. } => "look at VerifyTenant, and remove what is left there",
         Obstacle::ItemsTooLarge { .. } => "make them smaller, or choose a cell with a shorter name",
         Obstacle::NotRecoverable { .. } => "provision its cell, which turns it on",
+        Obstacle::NoStream { .. } => {
+            "declare one in its table set (KEYS_ONLY is enough) and provision its cell"
+        }
+        Obstacle::NoFreeze => "set migration_freeze_url",
+        Obstacle::ProbeRefused { .. } => {
+            "lift the freeze, or let the probe's profile write what applications do"
+        }
     }
 }
 

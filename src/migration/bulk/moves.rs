@@ -10,6 +10,7 @@ use crate::domain::{CellId, MigrationId, PartitionKey};
 use crate::migration::service::Origin;
 use crate::migration::{
     Ask, Instruction, Migration, MigrationApi, MigrationError, Migrations, Obstacle, TargetCell,
+    Writers,
 };
 use crate::store::StoreError;
 
@@ -70,6 +71,7 @@ impl Moves for Migrations {
             tenant,
             target: TargetCell::Cell(target),
             verification: terms.verification,
+            writers: Writers::Cooperative,
             soak: terms.soak,
             pause_budget: terms.pause_budget,
             rate_limit: start.units,

@@ -201,6 +201,7 @@ async fn work(run: &Arc<Run>, migration: Migration, seed: u64) -> Option<Left> {
         regions: Arc::new(regions),
         settings,
         pages: Arc::new(Semaphore::new(1)),
+        freeze: None,
     };
     let driver = Driver::new(Arc::new(shared), migration).unwrap();
     line.arm();

@@ -217,6 +217,7 @@ pub fn migration(verification: Verification) -> Migration {
             source: CellId::new("cell-a").unwrap(),
             target: CellId::new("cell-b").unwrap(),
             verification,
+            writers: Default::default(),
             soak: Duration::from_millis(40),
             pause_budget: Duration::from_secs(2),
             rate_limit: None,

@@ -10,7 +10,9 @@ use async_trait::async_trait;
 pub use channel::{ChannelSink, Received, channel};
 pub use file::{FileSink, Fsync};
 pub use parts::Parts;
-pub use webhook::{InvalidWebhook, WebhookOptions, WebhookSink};
+pub use webhook::{WebhookOptions, WebhookSink};
+
+pub use crate::post::InvalidWebhook;
 
 use crate::Delivery;
 

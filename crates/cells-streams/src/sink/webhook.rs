@@ -9,19 +9,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Parts, Sink, SinkError};
 use crate::backoff::Backoff;
 use crate::json::Json;
+use crate::post::{InvalidWebhook, Post};
 use crate::{Delivery, Gap};
 
 /// Says which part of which delivery a request is: a receiver that has done it answers 2xx and does nothing.
@@ -57,18 +53,12 @@ impl Default for WebhookOptions {
     }
 }
 
-/// An address or options that no request can be made from.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidWebhook(String);
-
 /// Posts each delivery to one address, as `application/x-ndjson`.
 #[derive(Debug)]
 pub struct WebhookSink {
-    uri: Uri,
+    post: Post,
     options: WebhookOptions,
     json: Json,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     backoff: Mutex<Backoff>,
 }
 
@@ -79,53 +69,36 @@ impl WebhookSink {
     ///
     /// If the address is no such one, attempts are none, or the system's certificates cannot be read.
     pub fn new(uri: &str, options: WebhookOptions, json: Json) -> Result<Self, InvalidWebhook> {
-        let uri: Uri =
-            uri.parse().map_err(|error| InvalidWebhook(format!("the address: {error}")))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(InvalidWebhook("the address is neither http:// nor https://".into()));
-        }
+        let post = Post::new(uri)?;
         if options.attempts == 0 {
             return Err(InvalidWebhook("attempts is 0".into()));
         }
-        let connector = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(|error| InvalidWebhook(format!("the system's roots: {error}")))?;
-        let connector = connector.https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).build(connector);
         let backoff = Backoff::new(options.backoff_min, options.backoff_max, rand::random());
-        Ok(Self { uri, options, json, client, backoff: Mutex::new(backoff) })
+        Ok(Self { post, options, json, backoff: Mutex::new(backoff) })
     }
 
     /// The same address with other lines, such as those of another table, on the same connections.
     pub fn posting(&self, json: Json) -> Self {
         let (min, max) = (self.options.backoff_min, self.options.backoff_max);
         Self {
-            uri: self.uri.clone(),
+            post: self.post.clone(),
             options: self.options.clone(),
             json,
-            client: self.client.clone(),
             backoff: Mutex::new(Backoff::new(min, max, rand::random())),
         }
     }
 
     async fn attempt(&self, key: &HeaderValue, body: &Bytes) -> Result<(), Failure> {
-        let mut request = Request::post(self.uri.clone()).body(Full::new(body.clone()));
-        if let Ok(request) = &mut request {
-            let headers = request.headers_mut();
-            headers.extend(self.options.headers.clone());
-            let json = HeaderValue::from_static("application/x-ndjson");
-            headers.insert(header::CONTENT_TYPE, json);
-            headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key.clone());
-        }
-        let request = request.map_err(|error| Failure::retry(error.to_string()))?;
-        let answer = timeout(self.options.timeout, self.client.request(request)).await;
-        let answer = answer.map_err(|_| Failure::retry("no answer in time".into()))?;
-        let answer = answer.map_err(|error| Failure::retry(error.to_string()))?;
-        let status = answer.status();
+        let mut headers = self.options.headers.clone();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key.clone());
+        let answer = self.post.send(headers, body.clone(), self.options.timeout).await;
+        let answer = answer.map_err(Failure::retry)?;
+        let status = answer.status;
         if status.is_success() {
             return Ok(());
         }
-        let after = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let after = answer.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = after.and_then(|secs| secs.parse().ok()).map(Duration::from_secs);
         let too_large = status == StatusCode::PAYLOAD_TOO_LARGE;
         Err(Failure {
@@ -137,7 +110,7 @@ impl WebhookSink {
     }
 
     /// Tries until a part is accepted, or no attempt is left or any use.
-    async fn post(&self, key: &HeaderValue, body: &Bytes) -> Result<(), Failure> {
+    async fn deliver_part(&self, key: &HeaderValue, body: &Bytes) -> Result<(), Failure> {
         let mut attempt = 1;
         loop {
             let Err(failure) = self.attempt(key, body).await else { return Ok(()) };
@@ -205,7 +178,8 @@ impl Sink for WebhookSink {
         let mut parts = Parts::new(lines.iter().map(String::len), self.options.max_body);
         while let Some(part) = parts.take() {
             let body = lines.get(part.clone()).unwrap_or_default().concat();
-            let posted = self.post(&idempotency_key(delivery, &part), &Bytes::from(body)).await;
+            let posted =
+                self.deliver_part(&idempotency_key(delivery, &part), &Bytes::from(body)).await;
             if let Err(failure) = posted
                 && !(failure.too_large && parts.halve(&part))
             {

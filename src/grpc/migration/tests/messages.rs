@@ -53,6 +53,21 @@ fn the_tenant_lives_where_the_protocol_says() {
 }
 
 #[test]
+fn who_writes_is_told_and_best_effort_says_what_it_costs() {
+    use crate::migration::Writers;
+    let cases = [
+        (Writers::Cooperative, v1::MigrationWriters::Cooperative, false),
+        (Writers::Frozen, v1::MigrationWriters::Frozen, false),
+        (Writers::BestEffort, v1::MigrationWriters::BestEffort, true),
+    ];
+    for (writers, message, lossy) in cases {
+        let migration = told(|one| one.spec.writers = writers);
+        assert_eq!(migration.spec.unwrap().writers(), message);
+        assert_eq!(migration.writes_may_be_lost, lossy);
+    }
+}
+
+#[test]
 fn a_wish_is_told_until_it_is_fulfilled() {
     use v1::MigrationWish as Told;
     let wish = |wish, leg, phase| {
@@ -90,6 +105,7 @@ fn all_that_is_known_is_told() {
             bytes_copied: 200_000,
             log_applied: 7,
             log_backlog: Some(0),
+            stream_applied: 8,
             items_compared: 11,
             items_purged: 12,
             last_pause: Some(Duration::from_millis(80)),
@@ -138,6 +154,7 @@ fn all_that_is_known_is_told() {
         write_units: 1001,
         // 500 in a second: one for the other 500, and two for the comparison.
         time_left: wire(3000),
+        stream_applied: 8,
     };
     assert_eq!(message.progress, Some(expected));
     let report = message.report.unwrap();

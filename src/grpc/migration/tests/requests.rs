@@ -4,7 +4,7 @@ use std::time::Duration;
 use prost_types::Duration as Wire;
 
 use super::*;
-use crate::migration::{Ask, Instruction, TargetCell, Verification, fake};
+use crate::migration::{Ask, Instruction, TargetCell, Verification, Writers, fake};
 
 fn wire(duration: Duration) -> Option<Wire> {
     Some(Wire { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 })
@@ -21,6 +21,7 @@ async fn what_is_asked_arrives_as_it_was_asked() {
         tenant: crate::domain::PartitionKey::new("tenant-1").unwrap(),
         target: TargetCell::Cell(crate::domain::CellId::new("cell-1").unwrap()),
         verification: Verification::LogDrain,
+        writers: Writers::Cooperative,
         soak: None,
         pause_budget: None,
         rate_limit: None,
@@ -34,12 +35,14 @@ async fn what_is_asked_arrives_as_it_was_asked() {
         soak_duration: wire(Duration::ZERO),
         pause_budget: wire(Duration::from_millis(50)),
         rate_limit_units: 1_000_000,
+        writers: v1::MigrationWriters::BestEffort.into(),
         ..Default::default()
     };
     let begun = service.start_migration(Request::new(all)).await.unwrap().into_inner();
     let asked = fake.state(|state| state.asked.take()).unwrap();
     assert_eq!(asked.target, TargetCell::Choose);
     assert_eq!(asked.verification, Verification::Strict);
+    assert_eq!(asked.writers, Writers::BestEffort);
     assert_eq!(asked.soak, Some(Duration::ZERO));
     assert_eq!(asked.pause_budget, Some(Duration::from_millis(50)));
     assert_eq!(asked.rate_limit, NonZeroU32::new(1_000_000));
@@ -53,7 +56,7 @@ async fn what_is_wrong_with_a_request_is_told_by_its_field_and_nothing_is_asked(
     let fake = Arc::new(FakeMigrations::default());
     let service = service(&fake);
     type Change = fn(&mut v1::StartMigrationRequest);
-    let wrong: [(&str, &str, Change); 24] = [
+    let wrong: [(&str, &str, Change); 26] = [
         ("partition_key", "INVALID_PARTITION_KEY", |r| r.partition_key.clear()),
         ("partition_key", "INVALID_PARTITION_KEY", |r| r.partition_key = "a".repeat(1025)),
         ("partition_key", "INVALID_PARTITION_KEY", |r| r.partition_key = "a\n".to_owned()),
@@ -65,6 +68,8 @@ async fn what_is_wrong_with_a_request_is_told_by_its_field_and_nothing_is_asked(
         }),
         ("verification", "UNKNOWN_ENUM_VALUE", |r| r.verification = 3),
         ("verification", "UNKNOWN_ENUM_VALUE", |r| r.verification = -1),
+        ("writers", "UNKNOWN_ENUM_VALUE", |r| r.writers = 4),
+        ("writers", "UNKNOWN_ENUM_VALUE", |r| r.writers = -1),
         ("soak_duration", "INVALID_DURATION", |r| {
             r.soak_duration = Some(Wire { seconds: 30 * 24 * 3600, nanos: 1 })
         }),
