@@ -120,7 +120,7 @@ pub async fn prepare(file: &Path) {
     // As if it had always been so: nobody has to wait for leases of another length.
     let lease = LEASE.as_millis().to_string();
     let settings = json!({ "PK": { "S": "CLUSTER" }, "SK": { "S": "SETTINGS" },
-        "LeaseMillis": { "N": lease }, "Revision": { "N": "0" } });
+        "LeaseMillis": { "N": lease }, "LongestLeaseMillis": { "N": lease }, "Revision": { "N": "0" } });
     ask(&database, "PutItem", &json!({ "TableName": CONTROL, "Item": settings }));
     let (directory, _tasks) = directory(&wire, 1).await;
     for cell in CELLS {
