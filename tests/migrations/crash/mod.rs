@@ -107,7 +107,6 @@ fn crash_points() {
                 whole.end
             );
             cases.extend(singles(&case, &whole));
-            cases.extend(outages(&case, &whole));
             cases.extend(pairs(&case, &whole, if rounds > 1 { PAIRS } else { FEW_PAIRS }));
         }
     }
@@ -157,20 +156,6 @@ fn singles(case: &Case, whole: &Ended) -> Vec<Case> {
         faults.iter().map(|fault| vec![(at + 1, *fault)]).collect::<Vec<_>>()
     });
     broken.map(|faults| Case { faults, ..case.clone() }).collect()
-}
-
-/// Calls in a row of which none is answered, and that land late: more than one request is sent again, so that its outcome stays open.
-const OUTAGE: usize = 12;
-
-/// From each write of a run on, no answer for a while, and what was sent lands when the worker has gone on.
-fn outages(case: &Case, whole: &Ended) -> Vec<Case> {
-    let own = own(case.course, whole).filter(|&at| whole.trail[at].1 == "TransactWriteItems");
-    let silent = own.map(|at| {
-        // Not after the end: that is what the others are for.
-        let late = OUTAGE + LATE[(at + case.seed as usize) % (LATE.len() - 1)];
-        (at..at + OUTAGE).map(|at| (at + 1, Fault::Lands(late))).collect()
-    });
-    silent.map(|faults| Case { faults, ..case.clone() }).collect()
 }
 
 /// The calls of a course that are not those of the first one as well: what comes after something was asked, and what is done under the
