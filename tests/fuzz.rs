@@ -4,6 +4,8 @@
 //! down in `oracle`. Cases are made from a seed, a method and a number: a failure names them, and `CELLD_FUZZ_SEED` makes them again.
 //! `CELLD_FUZZ_CASES` sets how many cases a method gets.
 
+#[path = "support/bulks.rs"]
+mod bulks;
 #[path = "fuzz/client.rs"]
 mod client;
 #[path = "fuzz/generate.rs"]

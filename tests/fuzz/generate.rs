@@ -12,7 +12,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::schema::{Method, enum_numbers, strict_child};
-use crate::server::{CELLS, MIGRATIONS, TENANTS};
+use crate::server::{BULKS, CELLS, MIGRATIONS, TENANTS};
 
 /// A request as it is sent.
 pub struct Case {
@@ -291,7 +291,13 @@ fn extreme(old: &Value, field: &str, random: &mut StdRng) -> Option<Value> {
         }
         Value::I64(_) => Value::I64(random.random()),
         Value::U32(_) => {
-            Value::U32([0, 1, 1_000_000, 1_000_001, u32::MAX][random.random_range(0..5)])
+            let edges =
+                [0, 1, 10, 11, 1000, 1001, 100_000, 100_001, 1_000_000, 1_000_001, u32::MAX];
+            Value::U32(edges[random.random_range(0..edges.len())])
+        }
+        Value::F64(_) => {
+            let edges = [f64::NAN, f64::INFINITY, -1.0, -0.0, 0.0, 0.3, 1.0, 1.1, 1000.0, 1000.1];
+            Value::F64(edges[random.random_range(0..edges.len())])
         }
         Value::U64(_) => Value::U64([0, 1, 2, u64::MAX - 1, u64::MAX][random.random_range(0..5)]),
         _ => return None,
@@ -370,7 +376,11 @@ fn scalar(
             Value::I64(now() - random.random_range(3600..9999))
         }
         Kind::Int64 => Value::I64(now() + random.random_range(86_400..999_999)),
+        Kind::Uint32 if field.name() == "attempts" => Value::U32(random.random_range(0..=10)),
         Kind::Uint32 => Value::U32(random.random_range(1..200)),
+        // A band, and shares: above 0 and below 1.
+        Kind::Double if field.name() == "low" => Value::F64(random.random_range(0.0..0.4)),
+        Kind::Double => Value::F64(random.random_range(0.5..1.0)),
         Kind::Uint64 if field.name() == "capacity" => Value::U64(random.random_range(0..5000)),
         Kind::Uint64 => Value::U64(random.random_range(0..2)),
         _ => Value::default_value_for_field(field),
@@ -381,6 +391,7 @@ fn scalar(
 fn text(method: &Method, name: &str, path: &str, at: usize, random: &mut StdRng) -> String {
     match name {
         "partition_key" | "partition_keys" => format!("tenant-{}", random.random_range(0..TENANTS)),
+        "bulk_id" => format!("{:032x}", random.random_range(0..BULKS + 2)),
         "migration_id" => format!("{:032x}", random.random_range(0..MIGRATIONS + 2)),
         "cell_id" | "target_cell_id" => format!("cell-{}", random.random_range(0..CELLS + 2)),
         "region" | "regions" => "eu-west-1".to_owned(),

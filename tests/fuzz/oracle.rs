@@ -192,6 +192,10 @@ impl Request {
             Value::U32(number) => i64::from(*number),
             _ => 0,
         };
+        let real = match &*leaf.value {
+            Value::F64(number) => *number,
+            _ => 0.0,
+        };
         self.named |= leaf.field == "request_id" && !text.is_empty();
         // UpdateCell looks at what its mask names.
         let looked_at =
@@ -201,6 +205,18 @@ impl Request {
         let wrong = match leaf.field.as_str() {
             "partition_key" | "cell_id" if method == "ListMigrations" && text.is_empty() => None,
             "migration_id" => (!is_migration_id(text)).then_some("INVALID_MIGRATION_ID"),
+            "bulk_id" => (!is_migration_id(text)).then_some("INVALID_BULK_ID"),
+            "low" | "max_utilisation" => {
+                (!(0.0..=1000.0).contains(&real)).then_some("INVALID_UTILISATION")
+            }
+            "hotspot_share" => (!(0.0..=1.0).contains(&real)).then_some("INVALID_UTILISATION"),
+            "targets.keep_labels" => (!is_name(text, 63, "-._/")).then_some("INVALID_LABELS"),
+            "limits.running" | "limits.per_source" | "limits.per_target" => {
+                (number > 1_000).then_some("INVALID_LIMIT")
+            }
+            "limits.open" => (number > 100_000).then_some("INVALID_LIMIT"),
+            "limits.units_per_cell" => (number > 1_000_000).then_some("INVALID_LIMIT"),
+            "limits.attempts" => (number > 10).then_some("INVALID_LIMIT"),
             "target_cell_id" => (!is_name(text, 63, "-")).then_some("INVALID_CELL_ID"),
             "choose" => (*leaf.value != Value::Bool(true)).then_some("MISSING_FIELD"),
             "rate_limit_units" => (number > 1_000_000).then_some("INVALID_RATE_LIMIT"),
@@ -254,7 +270,7 @@ impl Request {
                 let none = method == "UpdateCell" && number == 0;
                 (unknown || none).then_some("UNKNOWN_ENUM_VALUE")
             }
-            "mode" | "fallback" | "verification" | "writers" => {
+            "mode" | "fallback" | "verification" | "terms.verification" | "writers" => {
                 unknown.then_some("UNKNOWN_ENUM_VALUE")
             }
             "partition_keys" if method == "AnalyzeCell" => {
@@ -315,12 +331,16 @@ impl Request {
             if !has("target_cell_id") && !has("choose") {
                 self.faults.push(("MISSING_FIELD", "target_cell_id".to_owned()));
             }
-            for (field, least, most) in
-                [("soak_duration", 0, 30 * 24 * 3600 * 1000), ("pause_budget", 50, 60_000)]
-            {
-                let sent = message.get_field_by_name(field).filter(|_| has(field));
-                let good = sent.is_none_or(|sent| is_duration(sent.as_message(), least, most));
-                self.faults.extend((!good).then(|| ("INVALID_DURATION", field.to_owned())));
+            self.durations("", message);
+        }
+        if let Some(terms) = message.get_field_by_name("terms").filter(|_| has("terms")) {
+            self.durations("terms.", terms.as_message().unwrap());
+        }
+        if matches!(method, "PlanRebalance" | "StartRebalance") {
+            let end = |name: &str| message.get_field_by_name(name).unwrap().as_f64().unwrap();
+            let (low, high) = (end("low"), end("high"));
+            if !(high > low && high <= 1000.0) {
+                self.faults.push(("INVALID_UTILISATION", "high".to_owned()));
             }
         }
         if method == "PinPlacement" && !is_time(message, "expire_time", |at| at > now()) {
@@ -334,6 +354,18 @@ impl Request {
             let good = is_time(row, "expire_time", |at| at > now())
                 && is_time(row, "create_time", |at| at <= now());
             faults.extend((!good).then_some("INVALID_TIME"));
+        }
+    }
+
+    /// How long a soak and a pause may be.
+    fn durations(&mut self, path: &str, message: &DynamicMessage) {
+        for (field, least, most) in
+            [("soak_duration", 0, 30 * 24 * 3600 * 1000), ("pause_budget", 50, 60_000)]
+        {
+            let sent = message.get_field_by_name(field);
+            let sent = sent.filter(|_| message.has_field_by_name(field));
+            let good = sent.is_none_or(|sent| is_duration(sent.as_message(), least, most));
+            self.faults.extend((!good).then(|| ("INVALID_DURATION", format!("{path}{field}"))));
         }
     }
 }

@@ -37,11 +37,6 @@ pub fn methods() -> Vec<Method> {
         .services()
         .filter(|service| !matches!(service.name(), "CellData" | "CellEvents" | "CellRecovery"));
     let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
-    // Drains and rebalances need cells with tables; their edge has tests of its own.
-    let of_bulks = |name: &str| ["Drain", "Rebalance", "Bulk"].iter().any(|of| name.contains(of));
-    let methods = methods.filter(|method| {
-        method.parent_service().name() != "MigrationService" || !of_bulks(method.name())
-    });
     let methods = methods.map(|method| Method {
         name: format!("{}/{}", method.parent_service().full_name(), method.name()),
         request: loose.get_message_by_name(method.input().full_name()).unwrap(),

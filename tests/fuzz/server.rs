@@ -16,6 +16,7 @@ use cell_directory::domain::{
 };
 use cell_directory::grpc::{BoundServer, Services};
 use cell_directory::migration::Migration;
+use cell_directory::migration::bulk::{BulkId, BulkRecord};
 use cell_directory::store::memory::MemoryStore;
 use cell_directory::store::{Journal, Placements, Store};
 use cell_directory::tasks::Tasks;
@@ -23,6 +24,7 @@ use cell_directory::telemetry::Telemetry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bulks::FakeBulks;
 use crate::migrations::{FakeMigrations, numbered_phase};
 
 /// Cells and tenants that are there from the start; more come and go.
@@ -30,6 +32,8 @@ pub const CELLS: usize = 8;
 pub const TENANTS: usize = 40;
 /// Migrations that are there from the start, of tenants of their own, one in each phase.
 pub const MIGRATIONS: u128 = 12;
+/// Drains that are there from the start.
+pub const BULKS: u128 = 6;
 
 /// Panics of any thread of this process since the start, those of tests left out.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -39,6 +43,7 @@ pub struct Server {
     store: Arc<MemoryStore>,
     pub directory: Directory,
     migrations: Arc<FakeMigrations>,
+    bulks: Arc<FakeBulks>,
     tasks: Tasks,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -52,6 +57,7 @@ pub struct State {
     cells: Vec<Cell>,
     placements: Vec<Placement>,
     migrations: BTreeMap<MigrationId, Migration>,
+    bulks: BTreeMap<BulkId, BulkRecord>,
 }
 
 impl Server {
@@ -77,13 +83,27 @@ impl Server {
         for number in 0..MIGRATIONS {
             migrations.change(number, |one| one.record.phase = numbered_phase(number));
         }
-        let services = Services { items: None, migrations: Some(migrations.clone()), bulks: None };
+        let bulks = Arc::new(FakeBulks::with(0..BULKS));
+        let services = Services {
+            items: None,
+            migrations: Some(migrations.clone()),
+            bulks: Some(bulks.clone()),
+        };
         let serving = server.serve(directory.clone(), cells, services, settings, stop.clone());
         let serving = tokio::spawn(async move { serving.await.unwrap() });
         directory.ready(&stop).await;
         let panics_before = PANICS.load(Ordering::SeqCst);
-        let server =
-            Self { address, store, directory, migrations, tasks, stop, serving, panics_before };
+        let server = Self {
+            address,
+            store,
+            directory,
+            migrations,
+            bulks,
+            tasks,
+            stop,
+            serving,
+            panics_before,
+        };
         server.furnish().await;
         server
     }
@@ -125,6 +145,7 @@ impl Server {
             cells: self.store.cells().await.unwrap(),
             placements: placements.items,
             migrations: self.migrations.state(|state| state.migrations.clone()),
+            bulks: self.bulks.bulks(),
         }
     }
 

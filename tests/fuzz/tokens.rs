@@ -28,15 +28,17 @@ enum Listing {
     OtherHistory,
     Cells,
     Migrations,
+    Bulks,
 }
 
-const LISTINGS: [Listing; 6] = [
+const LISTINGS: [Listing; 7] = [
     Listing::All,
     Listing::OfCell,
     Listing::History,
     Listing::OtherHistory,
     Listing::Cells,
     Listing::Migrations,
+    Listing::Bulks,
 ];
 
 impl Listing {
@@ -50,6 +52,7 @@ impl Listing {
             Listing::Cells => ("ListCells", ""),
             // Of all tenants and cells, ended ones included.
             Listing::Migrations => ("ListMigrations", "\0\0false"),
+            Listing::Bulks => ("ListBulks", ""),
         }
     }
 
@@ -76,6 +79,11 @@ impl Listing {
                 let request = v1::ListCellsRequest { page_size: 1, page_token: token };
                 let mut admin = CellAdminClient::new(channel.clone());
                 Ok(admin.list_cells(request).await?.into_inner().next_page_token)
+            }
+            Listing::Bulks => {
+                let request = v1::ListBulksRequest { page_size: 1, page_token: token };
+                let mut migrations = MigrationServiceClient::new(channel.clone());
+                Ok(migrations.list_bulks(request).await?.into_inner().next_page_token)
             }
             Listing::Migrations => {
                 let request = v1::ListMigrationsRequest {
