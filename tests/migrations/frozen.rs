@@ -25,7 +25,7 @@ use crate::world::{self, Engine, fault};
 const TENANT: &str = "outsider";
 
 /// Longest wait, on a busy machine.
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(300);
 
 fn embedded() -> Engine {
     Engine::Embedded(Arc::new(Embedded::temporary()))
