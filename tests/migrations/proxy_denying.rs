@@ -11,8 +11,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
+
+type Onward = Client<HttpConnector, Full<Bytes>>;
 
 pub struct DenyingProxy {
     endpoint: String,
@@ -27,17 +30,20 @@ impl DenyingProxy {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let (deny, denied) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (denying, counting) = (deny.clone(), denied.clone());
+        let client: Onward = Client::builder(TokioExecutor::new()).build_http();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (engine, deny, denied) = (engine.clone(), denying.clone(), counting.clone());
+                let client = client.clone();
                 let service = service_fn(move |request| {
+                    let client = client.clone();
                     let (engine, deny, denied) = (engine.clone(), deny.clone(), denied.clone());
                     async move {
                         if deny.load(Ordering::SeqCst) && writes_as(&request, access_key) {
                             denied.fetch_add(1, Ordering::SeqCst);
                             return Ok::<_, Infallible>(refusal());
                         }
-                        Ok(onward(request, &engine).await)
+                        Ok(onward(request, &client, &engine).await)
                     }
                 });
                 tokio::spawn(async move {
@@ -72,12 +78,15 @@ fn refusal() -> Response<Full<Bytes>> {
     response.body(Full::new(body.into())).unwrap()
 }
 
-async fn onward(request: Request<Incoming>, engine: &str) -> Response<Full<Bytes>> {
+async fn onward(
+    request: Request<Incoming>,
+    client: &Onward,
+    engine: &str,
+) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let mut onward = Request::from_parts(parts, Full::new(body));
     *onward.uri_mut() = format!("{engine}/").parse().unwrap();
-    let client = Client::builder(TokioExecutor::new()).build_http();
     let Ok(response) = client.request(onward).await else {
         return Response::builder().status(502).body(Full::default()).unwrap();
     };

@@ -124,8 +124,8 @@ impl Shared {
             self.once(&cell, table, writer * ITEMS + number, value, random() % 4).await;
             self.written.fetch_add(1, Ordering::SeqCst);
             drop(gate);
-            // Some hundred writes a second are enough for a busy machine.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // A hundred writes a second are enough for a busy machine.
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
