@@ -228,7 +228,7 @@ pub struct Config {
     pub guards_interval: Duration,
 
     /// Pause between two looks for migrations that nobody works on, 10ms to 5s
-    #[arg(long, default_value = "2s", value_parser = duration(bound::MIGRATION_INTERVAL))]
+    #[arg(long, default_value = "1s", value_parser = duration(bound::MIGRATION_INTERVAL))]
     pub migration_interval: Duration,
 
     /// Time without a sign of life after which another replica goes on with a migration, 1s to 1h; at least --migration-interval
