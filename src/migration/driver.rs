@@ -24,7 +24,6 @@ use super::steps::Cells;
 use super::trace;
 use crate::cells::Regions;
 use crate::directory::Directory;
-use crate::store::StoreError;
 
 /// Failures of one action in a row after which a migration that cannot get on is parked, where they are not of the passing kind.
 const MAX_FAILURES: u32 = 5;

@@ -28,4 +28,5 @@ mod provision;
 mod recovery;
 mod sinks;
 mod streams_proxy;
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod world;

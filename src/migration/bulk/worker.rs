@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::model::BulkId;

@@ -208,7 +208,7 @@ async fn work(run: &Arc<Run>, migration: Migration, seed: u64) -> Option<Left> {
     let left = tokio::select! {
         biased;
         () = line.dead.cancelled() => None,
-        left = driver.run(CancellationToken::new()) => Some(left),
+        left = Box::pin(driver.run(CancellationToken::new())) => Some(left),
     };
     line.dead.cancel();
     tasks.stopping().cancel();

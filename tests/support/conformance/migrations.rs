@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use cell_directory::domain::{CellId, MigrationId, PartitionKey, Timestamp};
-use cell_directory::migration::{Begun, Migration, Order, Progress, Spec, Told, Verification};
+use cell_directory::migration::{
+    Begun, Migration, Order, Progress, Spec, Told, Verification, Writers,
+};
 use cell_directory::store::Write;
 use cells_migration::{Phase, Record, RecordCheck, Wish};
 
@@ -22,6 +24,7 @@ fn migration(number: u128, tenant: &str) -> Migration {
             pause_budget: Duration::from_millis(1500),
             rate_limit: None,
             guard_shards: 2,
+            writers: Writers::Cooperative,
         },
         progress: Progress { items_copied: 7, ..Progress::default() },
         findings: None,
