@@ -5,7 +5,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use super::metrics::DURATION_BOUNDS;
-use super::names::{WRITE_MODE, WRITE_OUTCOME};
+use super::names;
 
 /// Calls that were to write, by mode and outcome.
 pub const WRITE_CALLS: &str = "cell.write.calls";
@@ -63,8 +63,8 @@ fn outcome(ending: Ending) -> &'static str {
 
 impl Watch for WriteMetrics {
     fn ended(&self, ended: Ended) {
-        let mode = KeyValue::new(WRITE_MODE, mode(ended.how));
+        let mode = KeyValue::new(names::WRITE_MODE, mode(ended.how));
         self.duration.record(ended.took.as_secs_f64(), std::slice::from_ref(&mode));
-        self.calls.add(1, &[mode, KeyValue::new(WRITE_OUTCOME, outcome(ended.ending))]);
+        self.calls.add(1, &[mode, KeyValue::new(names::WRITE_OUTCOME, outcome(ended.ending))]);
     }
 }

@@ -84,10 +84,10 @@ async fn nothing_that_was_acknowledged_is_lost_while_a_tenant_moves_under_load()
     rampage.join().unwrap();
     tell(&mover.figures, &shared, &arena, &crowds, lasted);
     shared.tally.check();
-    there_was_load(&mover.figures, &shared, &arena, &crowds);
     ledger.extend(still);
     everything_is_as_acknowledged(&scene, &mover.live, &ledger, &shared).await;
     assert_eq!(bystanders(&scene).await, before);
+    there_was_load(&mover.figures, &shared, &arena, &crowds);
 }
 
 /// Leases were longer before the scene made them short. Replicas that start learn from the settings how long they were, and wait for them
@@ -223,7 +223,7 @@ fn there_was_load(figures: &Figures, shared: &Shared, arena: &Arena, crowds: &[C
     // Nothing that a move needs repaired is normal.
     assert_eq!(figures.items["repaired"], 0);
     assert!(arena.kills() >= rounds && figures.takeovers >= figures.rounds / 2);
-    assert!(arena.faults() >= 20 * rounds && faults(crowds) >= 20 * rounds);
+    assert!(arena.faults() >= 10 * rounds && faults(crowds) >= 10 * rounds);
     assert!(tally.acknowledged() >= 200 * figures.rounds);
     for how in [&tally.direct, &tally.guarded, &tally.logged, &tally.redirects] {
         assert!(count(how) >= figures.rounds);
