@@ -212,6 +212,10 @@ impl Performer {
                 Err(error) => return Outcome::Failed(error),
             }
         }
+        if transaction.record.phase.ended() {
+            // Whoever sees the end is to see how it came to it, and after it no other worker would tell that in this one's stead.
+            self.pulse.tell(&self.shared).await;
+        }
         let done = match transaction.placement {
             None => {
                 let findings = self.pulse.tale().findings.clone();

@@ -34,7 +34,8 @@ impl Pulse {
         let tale = Tale {
             progress: migration.progress.clone(),
             findings: migration.findings.clone(),
-            ..Tale::default()
+            trouble: migration.trouble.clone(),
+            parked: None,
         };
         Self {
             id: migration.id(),
