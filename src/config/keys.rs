@@ -247,7 +247,8 @@ pub struct Config {
     #[arg(long, default_value = "1s", value_parser = duration(bound::MIGRATION_PAUSE_BUDGET))]
     pub migration_pause_budget: Duration,
 
-    /// Migrations that a replica works on at the same time, 1 to 64
+    /// Migrations under way in a replica until it begins no new one, and pages that it copies at the same time, 1 to 64. Soaks and pauses do not
+    /// count, and what another replica began is taken over in any case
     #[arg(long, default_value = "4", value_parser = number(bound::MIGRATION_CONCURRENCY))]
     pub migration_concurrency: u32,
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use cells_guard::writer::CELL_ID;
-use cells_guard::{CellTable, Item, LogRecord, Touched};
+use cells_guard::{CellTable, Item, KeyType, LogRecord, Touched};
 use cells_migration::{Cursor, GuardCheck, Side};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -46,14 +46,19 @@ pub struct Done {
     pub next: Option<Cursor>,
 }
 
-/// What one look at a log found.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Drained {
-    /// Records, of which there may be more.
-    pub records: u64,
-    pub units: f64,
-    /// The keys that they named, each once.
+/// What one look at a log found, of which there may be more.
+pub struct Log {
+    /// Records by shard.
+    shards: Vec<(u8, Vec<LogRecord>)>,
+    /// The keys that they name, each once.
     pub touched: Vec<Touched>,
+}
+
+impl Log {
+    /// Its number of records.
+    pub fn records(&self) -> u64 {
+        self.shards.iter().map(|(_, records)| records.len() as u64).sum()
+    }
 }
 
 /// The keys that records of a log name which are not applied yet.
@@ -129,21 +134,15 @@ impl Copier<'_> {
         Ok(units.map(|units| Done { items, units, next, ..Done::default() }))
     }
 
-    /// Applies some of the log: what its records name is written in the other cell as it is in this one now. `None`: the guard does not
-    /// let it.
-    pub async fn drain(
-        &self,
-        from: Side,
-        fence: &GuardCheck,
-    ) -> Result<Option<Drained>, StoreError> {
-        let (cell, to) = (self.cells.of(from), self.cells.of(from.other()));
-        let logs = self.log(cell).await?;
-        let records: u64 = logs.iter().map(|(_, records)| records.len() as u64).sum();
-        let touched = self.touched(&logs);
-        // Read after the records were, so that what they tell of is seen.
-        let Some(units) = self.carry(cell, to, fence, &touched).await? else { return Ok(None) };
-        self.remove(cell, logs).await?;
-        Ok(Some(Drained { records, units, touched }))
+    /// Applies some of the log: what its records name is written in the other cell as it is in this one now. `false`: the guard does
+    /// not let it.
+    pub async fn drain(&self, from: Side, fence: &GuardCheck) -> Result<bool, StoreError> {
+        let log = self.log(from).await?;
+        let applied = self.rewrite(from, fence, &log.touched).await?;
+        if applied {
+            self.remove(from, log).await?;
+        }
+        Ok(applied)
     }
 
     /// Writes items in the other cell as they are in this one now. `false`: the guard does not let it.
@@ -153,17 +152,17 @@ impl Copier<'_> {
         fence: &GuardCheck,
         keys: &[Touched],
     ) -> Result<bool, StoreError> {
-        let (cell, to) = (self.cells.of(from), self.cells.of(from.other()));
-        Ok(self.carry(cell, to, fence, keys).await?.is_some())
+        Ok(self.carry(from, fence, keys).await?.is_some())
     }
 
-    async fn carry(
+    /// The same; what it consumed, in write capacity units.
+    pub async fn carry(
         &self,
-        cell: &CellAccess,
-        to: &CellAccess,
+        from: Side,
         fence: &GuardCheck,
         keys: &[Touched],
     ) -> Result<Option<f64>, StoreError> {
+        let (cell, to) = (self.cells.of(from), self.cells.of(from.other()));
         let items = cell.get(keys).await?;
         let changes = keys.iter().zip(items).map(|(at, item)| match item {
             Some(item) => {
@@ -176,10 +175,9 @@ impl Copier<'_> {
 
     /// Removes some of the log in a cell, to which nothing is added any more, and tells how many records.
     pub async fn drop_log(&self, from: Side) -> Result<u64, StoreError> {
-        let cell = self.cells.of(from);
-        let logs = self.log(cell).await?;
-        let records = logs.iter().map(|(_, records)| records.len() as u64).sum();
-        self.remove(cell, logs).await?;
+        let log = self.log(from).await?;
+        let records = log.records();
+        self.remove(from, log).await?;
         Ok(records)
     }
 
@@ -195,20 +193,22 @@ impl Copier<'_> {
         Ok(Pending { keys: records.flat_map(|record| &record.touched).map(name).collect(), all })
     }
 
-    async fn log(&self, cell: &CellAccess) -> Result<Vec<(u8, Vec<LogRecord>)>, StoreError> {
+    /// Reads some of a cell's log. What it names is to be read after it, so that what it tells of is seen.
+    pub async fn log(&self, from: Side) -> Result<Log, StoreError> {
+        let cell = self.cells.of(from);
         let shards = (0..self.spec.guard_shards).map(|shard| async move {
             let (records, _) = cell.log(self.migration, shard, LOG_RECORDS).await?;
             Ok::<_, StoreError>((shard, records))
         });
-        stream::iter(shards).buffered(SIDE_BY_SIDE).try_collect().await
+        let shards: Vec<_> = stream::iter(shards).buffered(SIDE_BY_SIDE).try_collect().await?;
+        let touched = self.touched(&shards);
+        Ok(Log { shards, touched })
     }
 
-    async fn remove(
-        &self,
-        cell: &CellAccess,
-        logs: Vec<(u8, Vec<LogRecord>)>,
-    ) -> Result<(), StoreError> {
-        let parts = logs.iter().flat_map(|(shard, records)| {
+    /// Removes what was read of a log, after it was applied.
+    pub async fn remove(&self, from: Side, log: Log) -> Result<(), StoreError> {
+        let cell = self.cells.of(from);
+        let parts = log.shards.iter().flat_map(|(shard, records)| {
             records.chunks(MAX_REMOVED).map(|part| (*shard, part.to_vec()))
         });
         let removals = parts.collect::<Vec<_>>().into_iter().map(|(shard, part)| async move {
@@ -227,28 +227,33 @@ impl Copier<'_> {
 
     /// The tenant's keys among those that records name, each once. Others are none of this migration's: a record is written by an
     /// application.
-    fn touched(&self, logs: &[(u8, Vec<LogRecord>)]) -> Vec<Touched> {
+    fn touched(&self, shards: &[(u8, Vec<LogRecord>)]) -> Vec<Touched> {
         let mut seen = HashSet::new();
-        let named = logs.iter().flat_map(|(_, records)| records).flat_map(|r| &r.touched);
+        let named = shards.iter().flat_map(|(_, records)| records).flat_map(|r| &r.touched);
         let ours = named.filter(|at| {
             let ours = self.is_ours(at);
             if !ours {
-                tracing::warn!(migration = %crate::domain::MigrationId::from(self.migration), "a log record names a key that is none of the tenant's");
+                tracing::warn!(migration = %crate::domain::MigrationId::from(self.migration), "a log record names what is no key of the tenant's");
             }
             ours && seen.insert(name(at))
         });
         ours.cloned().collect()
     }
 
-    /// Whether a key is one of the tenant's.
+    /// Whether this is a key that an item of the tenant can have.
     pub fn is_ours(&self, at: &Touched) -> bool {
         let Some(table) = self.cells.source.tables.table(&at.table) else { return false };
-        match at.key.get(&table.partition_key) {
-            Some(AttributeValue::S(partition)) => {
-                table.partitions(self.spec.tenant.as_str()).any(|ours| ours == *partition)
+        let Some(AttributeValue::S(partition)) = at.key.get(&table.partition_key) else {
+            return false;
+        };
+        let whole = match &table.sort_key {
+            None => at.key.len() == 1,
+            Some((sort, of)) => {
+                let value = at.key.get(sort);
+                at.key.len() == 2 && value.is_some_and(|value| is_key(value, *of))
             }
-            _ => false,
-        }
+        };
+        whole && table.partitions(self.spec.tenant.as_str()).any(|ours| ours == *partition)
     }
 
     /// A page of a cell's items: their table, and where it goes on.
@@ -349,6 +354,16 @@ fn name(at: &Touched) -> (String, Vec<String>) {
     let mut key: Vec<_> = at.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
     key.sort();
     (at.table.clone(), key)
+}
+
+/// Whether a sort key can be this.
+fn is_key(value: &AttributeValue, of: KeyType) -> bool {
+    match (value, of) {
+        (AttributeValue::S(text), KeyType::String) => !text.is_empty(),
+        (AttributeValue::N(_), KeyType::Number) => true,
+        (AttributeValue::B(bytes), KeyType::Binary) => !bytes.as_ref().is_empty(),
+        _ => false,
+    }
 }
 
 fn passing(error: &StoreError) -> bool {

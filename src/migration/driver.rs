@@ -25,8 +25,11 @@ use super::trace;
 use crate::cells::Regions;
 use crate::directory::Directory;
 
-/// Failures of one action in a row after which a migration that cannot get on is parked, where they are not of the passing kind.
-const MAX_FAILURES: u32 = 5;
+/// Failures of one action in a row after which a migration that cannot get on is parked, where they are not of the passing kind: 6 s.
+const MAX_FAILURES: u32 = 8;
+
+/// Checks in a row that do not hold, until it takes its time.
+const MANY_REFUSALS: u32 = 3;
 
 /// Pause after a first failure, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -67,7 +70,8 @@ pub struct Shared {
     pub records: Arc<dyn MigrationRecords>,
     pub regions: Arc<Regions>,
     pub settings: DriverSettings,
-    /// Pages that are under way at the same time. Waiters get theirs in the order in which they came, so no migration is passed over.
+    /// Pages that are under way at the same time, of more migrations than that where some were taken over. Waiters get theirs in the order
+    /// in which they came, so no migration is passed over.
     pub pages: Arc<Semaphore>,
     /// How writers that know nothing of guards are stopped; `None`: they are not.
     pub freeze: Option<Arc<Freeze>>,
@@ -157,7 +161,7 @@ impl Driver {
         &self.performer.shared
     }
 
-    fn pulse(&self) -> &Arc<Pulse> {
+    pub fn pulse(&self) -> &Arc<Pulse> {
         &self.performer.pulse
     }
 
@@ -166,7 +170,7 @@ impl Driver {
     }
 
     async fn work(&mut self) -> Left {
-        let (mut failures, mut looked) = (0, Instant::now());
+        let (mut failures, mut refusals, mut looked) = (0, 0, Instant::now());
         loop {
             if self.seen.1 > 0 && looked.elapsed() >= self.shared().settings.interval {
                 looked = Instant::now();
@@ -180,15 +184,32 @@ impl Driver {
                 until.unwrap_or(Duration::MAX).min(self.shared().settings.interval)
             };
             match self.machine.next(self.now()) {
+                Next::Do(action) if self.performer.waits(&action) => {
+                    // Not to its end: an operator is heard meanwhile.
+                    let end = Instant::now() + wait(None);
+                    tokio::time::sleep_until(end.min(self.performer.ready_at)).await;
+                }
                 Next::Do(action) => match self.traced(action).await {
                     Outcome::Event(Event::Refused) if self.seen.1 == 0 => return Left::Lost,
                     Outcome::Event(event) => {
                         failures = 0;
+                        refusals = match event {
+                            Event::Refused => refusals + 1,
+                            // After each refusal.
+                            Event::Read(_) => refusals,
+                            _ => 0,
+                        };
                         self.tell_machine(event).await;
+                        if refusals >= MANY_REFUSALS {
+                            let why = "what it has to change is not as it has to be for that";
+                            self.rest(why.to_owned(), refusals).await;
+                        }
                     }
                     Outcome::Failed(error) => {
                         failures += 1;
-                        if !error.transient() && failures >= MAX_FAILURES {
+                        // As long as writers wait, time will let them go on first.
+                        let parks = !error.transient() && !self.machine.stops_writers();
+                        if parks && failures >= MAX_FAILURES {
                             return self.park(format!("it cannot get on: {}", error.told()));
                         }
                         self.rest(error.told(), failures).await;
@@ -225,6 +246,7 @@ impl Driver {
         let told = Instant::now();
         self.machine.on(event, self.now());
         let record = self.machine.record();
+        self.pulse().set_rests(record.phase == Phase::Soaking || record.paused);
         let now_seen = (record.phase, record.worker);
         if now_seen == self.seen {
             return;
@@ -266,6 +288,7 @@ impl Driver {
 
     fn phase_changed(&mut self, before: Phase) {
         let phase = self.machine.record().phase;
+        let again = phase == Phase::Copying && before != Phase::Logging;
         tracing::info!(
             migration = %self.pulse().id,
             from = before.name(),
@@ -273,7 +296,8 @@ impl Driver {
             "a migration goes on"
         );
         let mut tale = self.performer.pulse.tale();
-        if !phase.ended() {
+        // Of what has ended, and of what is done again, it says why.
+        if !phase.ended() && !again {
             tale.trouble = None;
         }
         match phase {

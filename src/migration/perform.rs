@@ -207,8 +207,8 @@ impl Performer {
     async fn transact(&self, transaction: Transaction) -> Outcome {
         if (transaction.check.phase, transaction.record.phase) == (Phase::Planned, Phase::Logging) {
             match self.obstacles().await {
-                Ok(obstacles) if obstacles.is_empty() => {}
-                Ok(obstacles) => return self.give_up(&obstacles).await,
+                Ok(None) => {}
+                Ok(Some(why)) => return self.give_up(why).await,
                 Err(error) => return Outcome::Failed(error),
             }
         }
@@ -234,12 +234,14 @@ impl Performer {
     }
 
     /// What stands in the way, looked at once more before anything is changed, with all items read.
-    async fn obstacles(&self) -> Result<Vec<Obstacle>, StoreError> {
+    async fn obstacles(&self) -> Result<Option<String>, StoreError> {
         let tenant = &self.spec.tenant;
         let placement = match self.shared.directory.placement(tenant).await {
-            Ok(placement) => placement,
-            // The transaction itself says so.
-            Err(Error::Refused(_)) => return Ok(Vec::new()),
+            Ok(placement) if placement.cell == self.spec.source => placement,
+            // A migration that has only been planned keeps nobody from deleting the tenant.
+            Ok(_) | Err(Error::Refused(_)) => {
+                return Ok(Some(format!("the tenant is not in {} any more", self.spec.source)));
+            }
             Err(error) => return Err(as_store_error(error)),
         };
         let mut obstacles = preflight::look(&self.cells, &placement).await?;
@@ -254,13 +256,13 @@ impl Performer {
         self.tell_progress(|progress| {
             (progress.items_estimated, progress.bytes_estimated) = (measured.items, measured.bytes);
         });
-        Ok(obstacles)
+        let why: Vec<_> = obstacles.iter().map(ToString::to_string).collect();
+        Ok((!why.is_empty()).then(|| why.join("; ")))
     }
 
     /// Ends a migration that cannot be, with nothing changed, and says why.
-    async fn give_up(&self, obstacles: &[Obstacle]) -> Outcome {
-        let why: Vec<_> = obstacles.iter().map(ToString::to_string).collect();
-        self.pulse.tale().trouble = Some(why.join("; "));
+    async fn give_up(&self, why: String) -> Outcome {
+        self.pulse.tale().trouble = Some(why);
         let cancel = Order::Wish(Wish::Cancel);
         match self.shared.records.order(self.pulse.id, cancel, self.shared.directory.now()).await {
             Ok(_) => self.read().await,
@@ -290,28 +292,41 @@ impl Performer {
         }
     }
 
-    async fn drain(&self, from: Side, fence: &GuardCheck, record: &Record) -> Outcome {
-        let drained = match self.copier().drain(from, fence).await {
-            Ok(Some(drained)) => drained,
-            Ok(None) => return Outcome::Event(Event::Refused),
-            Err(error) => return failed(error),
+    async fn drain(&mut self, from: Side, fence: &GuardCheck, record: &Record) -> Outcome {
+        match self.drained(from, fence, record).await {
+            Ok(Some(found)) => Outcome::Event(Event::Drained { found }),
+            Ok(None) => Outcome::Event(Event::Refused),
+            Err(error) => failed(error),
+        }
+    }
+
+    /// How many records there were. `None`: the guard does not let it.
+    async fn drained(
+        &mut self,
+        from: Side,
+        fence: &GuardCheck,
+        record: &Record,
+    ) -> Result<Option<u64>, StoreError> {
+        let log = self.copier().log(from).await?;
+        let Some(units) = self.copier().carry(from, fence, &log.touched).await? else {
+            return Ok(None);
         };
+        self.consumed(units);
+        // What was written last has to be the same now, and is in the log until that was seen: the log is not dry before.
+        let still = record.phase == Phase::Fenced && !log.touched.is_empty();
+        if still && !self.comparison(from, fence, record).recheck(&log.touched).await? {
+            return Ok(None);
+        }
+        let records = log.records();
+        self.copier().remove(from, log).await?;
         self.tell_progress(|progress| {
-            progress.log_applied += drained.records;
-            progress.log_backlog = Some(drained.records);
+            progress.log_applied += records;
+            progress.log_backlog = Some(records);
         });
-        if drained.records > 0 {
-            trace::event(&self.span, "applied", drained.records);
+        if records > 0 {
+            trace::event(&self.span, "applied", records);
         }
-        // Under the fence nothing changes any more, so what was written last has to be the same now.
-        if record.phase == Phase::Fenced && !drained.touched.is_empty() {
-            match self.comparison(from, fence, record).recheck(&drained.touched).await {
-                Ok(true) => {}
-                Ok(false) => return Outcome::Event(Event::Refused),
-                Err(error) => return failed(error),
-            }
-        }
-        Outcome::Event(Event::Drained { found: drained.records })
+        Ok(Some(records))
     }
 
     fn comparison<'a>(
@@ -322,7 +337,8 @@ impl Performer {
     ) -> Comparison<'a> {
         let (pulse, directory, span) = (&*self.pulse, &self.shared.directory, &self.span);
         let outsiders = self.outsiders.as_ref().zip(record.stream.as_ref());
-        Comparison { copier: self.copier(), from, fence, outsiders, pulse, directory, span }
+        let (copier, still) = (self.copier(), record.phase == Phase::Fenced);
+        Comparison { copier, from, fence, still, outsiders, pulse, directory, span }
     }
 
     fn copier(&self) -> Copier<'_> {
@@ -331,9 +347,15 @@ impl Performer {
         Copier { spec: &self.spec, cells: &self.cells, migration, page_items }
     }
 
-    /// The right to one page, in the order in which migrations asked; and when this one may consume more.
+    /// Whether an action has to wait until [`Self::ready_at`], for what was consumed already. The log is drained at once: it grows as
+    /// long as it is not.
+    pub fn waits(&self, action: &Action) -> bool {
+        let limited = matches!(action, Action::Copy { .. } | Action::Purge { .. });
+        limited && Instant::now() < self.ready_at
+    }
+
+    /// The right to one page, in the order in which migrations asked.
     async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        tokio::time::sleep_until(self.ready_at).await;
         // The semaphore is never closed.
         Arc::clone(&self.shared.pages).acquire_owned().await.ok()
     }

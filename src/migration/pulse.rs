@@ -1,7 +1,7 @@
 //! What a worker tells of its migration: how far it is, and that it is alive.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ pub struct Pulse {
     /// 0: not held yet.
     worker: AtomicU64,
     beat: AtomicU64,
+    rests: AtomicBool,
     tale: Mutex<Tale>,
 }
 
@@ -41,6 +42,7 @@ impl Pulse {
             id: migration.id(),
             worker: AtomicU64::new(0),
             beat: AtomicU64::new(migration.beat),
+            rests: AtomicBool::new(false),
             tale: Mutex::new(tale),
         }
     }
@@ -48,6 +50,15 @@ impl Pulse {
     /// From here on it is told under this number.
     pub fn held_by(&self, worker: u64) {
         self.worker.store(worker, Ordering::Release);
+    }
+
+    /// Whether there is next to nothing to do for now: it soaks, or is paused.
+    pub fn rests(&self) -> bool {
+        self.rests.load(Ordering::Relaxed)
+    }
+
+    pub fn set_rests(&self, rests: bool) {
+        self.rests.store(rests, Ordering::Relaxed);
     }
 
     pub fn tale(&self) -> MutexGuard<'_, Tale> {

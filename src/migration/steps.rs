@@ -38,14 +38,25 @@ pub fn writes(
     transaction: &Transaction,
     findings: Option<&Findings>,
 ) -> Vec<Write> {
-    let Transaction { check, record, guards, .. } = transaction;
+    let mut writes = record_writes(spec, transaction, findings);
+    let guards = &transaction.guards;
+    writes.extend(guards.iter().flat_map(|change| guard_writes(spec, cells, change)));
+    writes
+}
+
+/// Those of a migration's own record.
+pub fn record_writes(
+    spec: &Spec,
+    transaction: &Transaction,
+    findings: Option<&Findings>,
+) -> Vec<Write> {
+    let Transaction { check, record, .. } = transaction;
     let (record, findings) = (record.clone(), findings.cloned());
     let mut writes = vec![Write::PutMigration { check: *check, record: record.clone(), findings }];
     if record.phase.ended() {
         let migration = record.id.into();
         writes.push(Write::EndMigration { tenant: spec.tenant.clone(), migration });
     }
-    writes.extend(guards.iter().flat_map(|change| guard_writes(spec, cells, change)));
     writes
 }
 

@@ -65,6 +65,8 @@ pub struct Comparison<'a> {
     pub from: Side,
     /// Under which the other cell is written.
     pub fence: &'a GuardCheck,
+    /// Nobody writes: all are under the fence.
+    pub still: bool,
     /// Writers that do not cooperate, and the position in their stream that the record has.
     pub outsiders: Option<(&'a Outsiders, &'a Cursor)>,
     pub pulse: &'a Pulse,
@@ -116,7 +118,7 @@ impl Comparison<'_> {
     ///
     /// What a record of the log names is no finding: it was written since, and is looked at again by whoever drains the log. That holds for
     /// what was seen before the log was: the other cell is written by this worker alone, and a record comes with what it tells of, and goes
-    /// after that was applied.
+    /// after that was applied. Under the fence there is no such excuse.
     pub async fn recheck(&self, keys: &[Touched]) -> Result<bool, StoreError> {
         let verifier = self.verifier()?;
         let (mut keys, mut rounds) = (keys.to_vec(), 0);
@@ -126,6 +128,9 @@ impl Comparison<'_> {
             let mut differing = checked.differing;
             if differing.is_empty() {
                 return Ok(true);
+            }
+            if self.still {
+                return self.mend(&differing, &keys).await;
             }
             let pending = self.copier.pending(self.from).await?;
             differing.retain(|one| !pending.names(&one.at));
@@ -138,7 +143,7 @@ impl Comparison<'_> {
             }
             // A log that is too long to be seen whole may tell of all of them.
             rounds += u32::from(pending.all);
-            if self.copier.drain(self.from, self.fence).await?.is_none() {
+            if !self.copier.drain(self.from, self.fence).await? {
                 return Ok(false);
             }
             if let Some((outsiders, position)) = self.outsiders {

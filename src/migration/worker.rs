@@ -8,13 +8,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cells_migration::Wish;
-use tokio::task::JoinSet;
+use cells_migration::{Cursor, Phase, Transaction, Wish};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::beats::Beats;
 use super::driver::{Driver, Left, Shared};
-use super::model::Migration;
+use super::model::{Migration, Writers};
+use super::pulse::Pulse;
+use super::records::Told;
+use super::steps;
 use crate::domain::MigrationId;
 use crate::store::StoreError;
 
@@ -24,7 +27,8 @@ pub struct WorkerSettings {
     pub interval: Duration,
     /// How long a beat stands still until its worker is taken to be dead.
     pub takeover: Duration,
-    /// Migrations worked on at the same time.
+    /// Migrations at the same time until no new one is begun. Those that soak or are paused do not count, and what somebody has begun is
+    /// taken over in any case: writers may wait for it.
     pub concurrency: usize,
 }
 
@@ -36,11 +40,14 @@ pub struct MigrationWorker {
 /// Migrations that somebody else has.
 type Watched = Beats<MigrationId>;
 
+/// Those that this replica has.
+type Held = HashMap<MigrationId, (AbortHandle, Arc<Pulse>)>;
+
 impl MigrationWorker {
     /// Works until `stop`, and until those under way have left off.
     pub async fn run(self, stop: CancellationToken) {
         let mut drivers: JoinSet<(MigrationId, Left)> = JoinSet::new();
-        let mut held = HashMap::new();
+        let mut held = Held::new();
         let mut watched = Watched::new();
         loop {
             tokio::select! {
@@ -54,18 +61,20 @@ impl MigrationWorker {
                     Err(error) => tracing::error!(%error, "a worker of a migration failed"),
                 }
             }
-            held.retain(|_, handle: &mut tokio::task::AbortHandle| !handle.is_finished());
+            held.retain(|_, (handle, _)| !handle.is_finished());
             match self.wanted(&held, &mut watched).await {
                 Ok(wanted) => {
                     for migration in wanted {
                         let id = migration.id();
-                        let Some(driver) = Driver::new(Arc::clone(&self.shared), migration) else {
+                        let Some(driver) = Driver::new(Arc::clone(&self.shared), migration.clone())
+                        else {
                             tracing::warn!(migration = %id, "a cell of a migration has no tables");
+                            self.give_up(migration).await;
                             continue;
                         };
-                        let stop = stop.clone();
+                        let (stop, pulse) = (stop.clone(), Arc::clone(driver.pulse()));
                         let handle = drivers.spawn(async move { (id, driver.run(stop).await) });
-                        held.insert(id, handle);
+                        held.insert(id, (handle, pulse));
                     }
                 }
                 Err(error) => tracing::debug!(%error, "migrations cannot be read"),
@@ -74,31 +83,59 @@ impl MigrationWorker {
         while drivers.join_next().await.is_some() {}
     }
 
-    /// Migrations that nobody works on, at most as many as there is room for.
+    /// Migrations that nobody works on, and that this replica is to take.
     async fn wanted(
         &self,
-        held: &HashMap<MigrationId, tokio::task::AbortHandle>,
+        held: &Held,
         watched: &mut Watched,
     ) -> Result<Vec<Migration>, StoreError> {
-        let room = self.settings.concurrency.saturating_sub(held.len());
-        if room == 0 {
-            return Ok(Vec::new());
-        }
+        let busy = held.values().filter(|(_, pulse)| !pulse.rests()).count();
+        let mut room = self.settings.concurrency.saturating_sub(busy);
         let mut moving = self.shared.records.moving().await?;
         watched.keep(|id| moving.iter().any(|(_, moving)| moving == id));
         moving.retain(|(_, id)| !held.contains_key(id));
         let mut wanted = Vec::new();
         for (_, id) in moving {
-            if wanted.len() >= room {
-                break;
-            }
             let Some(migration) = self.shared.records.migration(id).await? else { continue };
-            if is_free(&migration, watched, self.settings.takeover) {
+            let able = migration.spec.writers != Writers::Frozen || self.shared.freeze.is_some();
+            let free = is_free(&migration, watched, self.settings.takeover);
+            if able && free && has_room(&migration, &mut room) {
                 wanted.push(migration);
             }
         }
         Ok(wanted)
     }
+
+    /// Ends a migration of which a cell or its tables are gone. Only one that has not begun does not keep them from being removed.
+    async fn give_up(&self, migration: Migration) {
+        let Shared { directory, records, .. } = &*self.shared;
+        if migration.record.phase != Phase::Planned || directory.registry().await.is_err() {
+            return;
+        }
+        // As the registry stands in the table now: it may be that this replica had not heard of a cell yet.
+        if Driver::new(Arc::clone(&self.shared), migration.clone()).is_some() {
+            return;
+        }
+        let Migration { record, spec, progress, beat, .. } = migration;
+        let trouble = Some("one of its cells is gone, or has no tables any more".to_owned());
+        let told = Told { beat: beat + 1, progress, trouble, parked: None };
+        let end = Transaction::save(&record, Phase::Aborted, Cursor::default());
+        let (now, writes) = (directory.now(), steps::record_writes(&spec, &end, None));
+        // What fails is tried again at the next look.
+        if let Ok(true) = records.tell(record.id.into(), record.worker, &told, now).await {
+            let _ = records.write(&writes, now).await;
+        }
+    }
+}
+
+/// Whether there is room for one that nobody works on. What was begun needs none.
+fn has_room(migration: &Migration, room: &mut usize) -> bool {
+    if migration.record.worker > 0 {
+        return true;
+    }
+    let left = room.checked_sub(1);
+    *room = left.unwrap_or(0);
+    left.is_some()
 }
 
 /// Whether nobody works on a migration, as far as is known here: its worker's beat has stood still for as long as `takeover`.
@@ -115,11 +152,19 @@ fn is_free(migration: &Migration, watched: &mut Watched, takeover: Duration) -> 
 
 #[cfg(test)]
 mod tests {
-    use cells_migration::Phase;
+    use cells_migration::Record;
+    use tokio::sync::Semaphore;
     use tokio::time::advance;
 
     use super::*;
-    use crate::migration::fake;
+    use crate::cells::Regions;
+    use crate::config::Config;
+    use crate::metering::Consumption;
+    use crate::migration::{Begun, MigrationRecords, fake};
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+    use crate::tasks::Tasks;
+    use crate::telemetry::Telemetry;
 
     const TAKEOVER: Duration = Duration::from_secs(10);
 
@@ -164,6 +209,53 @@ mod tests {
         }
         advance(TAKEOVER).await;
         assert!(is_free(&migration, &mut watched, TAKEOVER));
+    }
+
+    /// Nobody is kept from deleting a cell by a migration that has only been planned, in the moment before it is begun.
+    #[tokio::test]
+    async fn one_whose_cell_is_gone_before_it_began_ends_and_says_why() {
+        let (tasks, telemetry) = (Tasks::new(), Telemetry::noop());
+        let store = Arc::new(MemoryStore::new());
+        let of = Store::of(store.clone());
+        let directory = crate::app::directory(of, &Config::default(), &telemetry, &tasks).unwrap();
+        directory.ready(&CancellationToken::new()).await;
+        let config = aws_config::SdkConfig::builder().build();
+        let shared = Shared {
+            directory,
+            records: store.clone(),
+            regions: Arc::new(Regions::new(config, None, Consumption::default())),
+            settings: Default::default(),
+            pages: Arc::new(Semaphore::new(1)),
+            freeze: None,
+        };
+        let settings = WorkerSettings { interval: TAKEOVER, takeover: TAKEOVER, concurrency: 1 };
+        let worker = MigrationWorker { shared: Arc::new(shared), settings };
+        let planned = fake::migration(1);
+        assert_eq!(store.begin(&planned, None).await, Ok(Begun::Begun));
+        worker.give_up(planned.clone()).await;
+        let ended = store.migration(planned.id()).await.unwrap().unwrap();
+        assert_eq!(ended.record.phase, Phase::Aborted);
+        assert!(ended.trouble.unwrap().contains("gone"), "it says why");
+        assert_eq!(store.moving().await, Ok(vec![]), "the tenant can be moved again");
+        // What was begun has changed guards, and is not given up so.
+        let begun = Migration { record: held().record, ..fake::migration(2) };
+        let begun = Migration {
+            record: Record { id: fake::migration(2).record.id, ..begun.record },
+            ..begun
+        };
+        assert_eq!(store.begin(&begun, None).await, Ok(Begun::Begun));
+        worker.give_up(begun.clone()).await;
+        let same = store.migration(begun.id()).await.unwrap().unwrap();
+        assert_eq!(same.record.phase, Phase::Copying);
+        assert!(tasks.stop(TAKEOVER).await);
+    }
+
+    #[test]
+    fn new_ones_wait_for_room_and_those_that_were_begun_do_not() {
+        let (new, begun) = (fake::migration(1), held());
+        let mut room = 1;
+        let taken = [&new, &new, &begun, &begun].map(|one| has_room(one, &mut room));
+        assert_eq!((taken, room), ([true, false, true, true], 0));
     }
 
     /// One migration's beat says nothing of another's.

@@ -116,7 +116,8 @@ async fn a_journal_that_came_in_part_is_moved_on_and_written_again() {
     let stuck = Celld::serve(&engine.endpoint(), &prefix, &FLAGS);
     stuck.ready().await;
     let refused = assign(&stuck, "e").await.unwrap_err();
-    assert_eq!(fault(&refused).1, "OUTCOME_UNKNOWN", "{refused:?}");
+    // Whichever comes first: its attempts are used up, or its time.
+    assert!(["CONTENDED", "OUTCOME_UNKNOWN"].contains(&&*fault(&refused).1), "{refused:?}");
     stuck.kill();
 
     let head = control.move_on().await;

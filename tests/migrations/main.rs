@@ -41,4 +41,5 @@ mod proxy_denying;
 mod rebalance;
 mod scene;
 mod traced;
+mod workers;
 mod writers;

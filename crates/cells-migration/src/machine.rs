@@ -64,6 +64,11 @@ impl Machine {
         self.settings.leases_end = leases_end;
     }
 
+    /// Whether writers wait for this worker, or may. It lets them go on by itself when that takes too long.
+    pub fn stops_writers(&self) -> bool {
+        self.record.phase == Phase::Fenced || self.freezing()
+    }
+
     /// What to do now. The same until an event comes or the time has come.
     pub fn next(&self, now: Millis) -> Next {
         match self.standing {
