@@ -1,13 +1,11 @@
 //! How long writers wait while a tenant moves, for a small tenant and a large one in turns.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
 use cells_client::data::{Data, DataError};
 use cells_client::{Directory, Mode};
 use futures::{StreamExt, stream};
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::dynamodb_local::DynamoDbLocal;
@@ -28,13 +26,14 @@ const FEW: usize = 100;
 struct Pauses {
     /// As the service tells.
     told: Vec<f64>,
-    /// The longest write of each writer in each move, less the middle one.
+    /// What the writes took that came to the fence and were made in the new cell, or found the tenant gone there.
     waited: Vec<f64>,
 }
 
 pub async fn run(options: &Options) {
     let engine = Engine::DynamoDbLocal(DynamoDbLocal::shared());
-    let mut scene = Scene::new(engine).await;
+    // An engine that is slow with indexes and streams would be measured with them.
+    let mut scene = Scene::plain(engine).await;
     let tenants = [("small", FEW), ("large", options.items)];
     for (tenant, items) in tenants {
         scene.pin(tenant, "cell-a").await;
@@ -46,19 +45,26 @@ pub async fn run(options: &Options) {
     let data = connect(&scene).await;
     let mut pauses = [Pauses::default(), Pauses::default()];
     let mut live = "cell-a";
-    for _ in 0..options.rounds {
+    for round in 1..=options.rounds {
         let to = other(live);
         for ((tenant, items), pauses) in tenants.iter().zip(&mut pauses) {
             one(&mut scene, &data, tenant, *items, to, pauses).await;
         }
         live = to;
+        let last = pauses.each_ref().map(|pauses| pauses.told.last().copied().unwrap_or(f64::NAN));
+        println!("{round}: {:.0} ms and {:.0} ms", last[0], last[1]);
     }
     let [small, large] = &mut pauses;
     for (what, small, large) in [
         ("as the service tells", &mut small.told, &mut large.told),
         ("as writers wait", &mut small.waited, &mut large.waited),
     ] {
-        println!("pause {what}, of {FEW} items and of {}:", options.items);
+        println!(
+            "pause {what} ({} and {} times), of {FEW} items and of {}:",
+            small.len(),
+            large.len(),
+            options.items
+        );
         for of in [50, 99] {
             let (small, large) = (percentile(small, of), percentile(large, of));
             println!("  p{of} {small:.0} ms and {large:.0} ms, ratio {:.2}", large / small);
@@ -75,49 +81,44 @@ async fn one(
     to: &str,
     pauses: &mut Pauses,
 ) {
-    let (stop, latencies) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+    let stop = CancellationToken::new();
     let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let latencies = Arc::clone(&latencies);
-            tokio::spawn(write(data.clone(), tenant, items, writer, stop.clone(), latencies))
-        })
+        .map(|writer| tokio::spawn(write(data.clone(), tenant, items, writer, stop.clone())))
         .collect();
     let (migration, _) = moved(scene, tenant, to).await;
     stop.cancel();
     for writer in writers {
-        writer.await.unwrap();
+        pauses.waited.extend(writer.await.unwrap());
     }
     let told = migration.progress.unwrap().last_pause.expect("a fence");
     let told = Duration::try_from(told).unwrap();
     pauses.told.push(told.as_secs_f64() * 1000.0);
-    for mut latencies in latencies.lock().drain(..) {
-        let usual = percentile(&mut latencies, 50);
-        pauses.waited.push(percentile(&mut latencies, 100) - usual);
-    }
 }
 
+/// Writes until it is stopped; what those writes took, in milliseconds, that had to follow the tenant.
 async fn write(
     data: Data,
     tenant: &'static str,
     items: usize,
     writer: usize,
     stop: CancellationToken,
-    all: Arc<Mutex<Vec<Vec<f64>>>>,
-) {
-    let (mut latencies, mut number) = (Vec::new(), writer);
+) -> Vec<f64> {
+    let (mut followed, mut number) = (Vec::new(), writer);
     while !stop.is_cancelled() {
         number = (number + WRITERS) % items;
         let mut item = item(tenant, "", number);
         item.remove("CellId");
         let began = Instant::now();
         match data.put(tenant, "CustomerData", item).await {
+            Ok(written) if written.redirects > 0 => {
+                followed.push(began.elapsed().as_secs_f64() * 1000.0);
+            }
             Ok(_) | Err(DataError::Unknown) => {}
             Err(error) => panic!("{error:?}"),
         }
-        latencies.push(began.elapsed().as_secs_f64() * 1000.0);
         tokio::time::sleep(PACE).await;
     }
-    all.lock().push(latencies);
+    followed
 }
 
 async fn connect(scene: &Scene) -> Data {
