@@ -40,5 +40,6 @@ mod mover;
 mod proxy_denying;
 mod rebalance;
 mod scene;
+mod steered;
 mod traced;
 mod writers;
