@@ -91,6 +91,7 @@ impl Cells {
         tasks.spawn("guards", move |stop| keeper.keep(interval, stop));
         let migration_records = Arc::clone(&guards.records);
         let migrations = moves(guards, freeze, config, directory, tasks);
+        let running = Arc::clone(&migration_records);
         let parts = BulkParts {
             directory: directory.clone(),
             records: bulks,
@@ -119,6 +120,7 @@ impl Cells {
             records,
             cloud,
             accounts: aws,
+            migrations: Some(running),
             prefix,
             randomness: Randomness::system(),
         };

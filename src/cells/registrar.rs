@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::capacity::Accounts;
 use super::check;
@@ -15,9 +16,14 @@ use super::records::{CellRecords, Cells, Started};
 use super::table_set::{TableSet, TableSetId};
 use crate::directory::{Directory, Error, Randomness, Refused, Request};
 use crate::domain::{Cell, CellId};
+use crate::migration::{Migration, MigrationRecords, Spec};
 
 /// How often a write of a new version is tried against others who write one, too.
 const MAX_RACES: usize = 8;
+
+/// Migrations that are read at the same time, and at most so many that are told.
+const LOOKS: usize = 16;
+const MAX_MOVES: usize = 10;
 
 #[derive(Clone)]
 pub struct Registrar {
@@ -25,6 +31,8 @@ pub struct Registrar {
     pub records: Arc<dyn CellRecords>,
     pub cloud: Arc<dyn Cloud>,
     pub accounts: Arc<dyn Accounts>,
+    /// `None`: no tenant moves here.
+    pub migrations: Option<Arc<dyn MigrationRecords>>,
     /// Before every table's name.
     pub prefix: String,
     pub randomness: Randomness,
@@ -46,6 +54,7 @@ impl Registrar {
             records: Arc::new(MemoryRecords::default()),
             cloud: Arc::new(NoCloud),
             accounts: Arc::new(NoCloud),
+            migrations: None,
             prefix: String::new(),
             randomness: Randomness::system(),
         }
@@ -129,7 +138,8 @@ impl Registrar {
             return Ok(begun);
         }
         let cell = self.cell(cell).await?;
-        let obstacles = obstacles(&cell);
+        let mut obstacles = obstacles(&cell);
+        obstacles.extend(self.moves(&cell.id).await?);
         if !obstacles.is_empty() {
             return Err(CellsError::InUse { cell: cell.id.clone(), obstacles });
         }
@@ -148,14 +158,39 @@ impl Registrar {
         self.start(&cell.id, |_| goal, request).await
     }
 
-    /// Refuses to lose sight of tables: a cell that has some, or is about to, is not to be unregistered.
-    pub async fn refuse_if_provisioned(&self, cell: &CellId) -> Result<(), CellsError> {
-        let Some(record) = self.records.cell_tables(cell).await? else { return Ok(()) };
-        if record.tables.is_none() && record.operation.is_none() {
-            return Ok(());
+    /// Refuses to lose sight of tables and migrations: a cell that has some, or is about to, is not to be unregistered.
+    pub async fn refuse_if_in_use(&self, cell: &CellId) -> Result<(), CellsError> {
+        let mut obstacles = self.moves(cell).await?;
+        let record = self.records.cell_tables(cell).await?;
+        if record.is_some_and(|record| record.tables.is_some() || record.operation.is_some()) {
+            obstacles.push("the cell has tables: deprovision it first".to_owned());
         }
-        let obstacles = vec!["the cell has tables: deprovision it first".to_owned()];
-        Err(CellsError::InUse { cell: cell.clone(), obstacles })
+        match obstacles.is_empty() {
+            true => Ok(()),
+            false => Err(CellsError::InUse { cell: cell.clone(), obstacles }),
+        }
+    }
+
+    /// The first of the migrations from or to a cell. From LOGGING on both cells count the tenant, but the target of one that is PLANNED
+    /// does not. One may begin just after this look: its worker looks at the cell again, and ends it where the cell takes no tenants.
+    async fn moves(&self, cell: &CellId) -> Result<Vec<String>, CellsError> {
+        let Some(records) = &self.migrations else { return Ok(Vec::new()) };
+        let running = records.moving().await?;
+        let looks = running.into_iter().map(|(_, id)| records.migration(id));
+        let of_cell = |migration: Migration| {
+            let Spec { source, target, .. } = &migration.spec;
+            let ends = [source, target].contains(&cell) && !migration.record.phase.ended();
+            ends.then(|| {
+                let (id, state) = (migration.id(), migration.record.phase.name());
+                format!(
+                    "migration {id} from {source} to {target} is {state}: wait until it has ended, or cancel it"
+                )
+            })
+        };
+        let found = stream::iter(looks)
+            .buffered(LOOKS)
+            .try_filter_map(|found| std::future::ready(Ok(found.and_then(of_cell))));
+        Ok(found.take(MAX_MOVES).try_collect().await?)
     }
 
     pub async fn operation(&self, id: &OperationId) -> Result<Operation, CellsError> {

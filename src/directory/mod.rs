@@ -72,8 +72,8 @@ pub use stack::{
 pub use watcher::{HEARTBEAT, Piece, WatchEnd, WatchOptions, Watcher};
 
 use crate::domain::{
-    Cell, CellId, Constraints, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping, PartitionKey,
-    Placement, PlacementEvent, Timestamp,
+    Cell, CellId, Epoch, HistoryRecord, LeaseDuration, Loads, Mapping, PartitionKey, Placement,
+    PlacementEvent, Timestamp,
 };
 use crate::store::{Cursor, Page, Store};
 use crate::tasks::Tasks;
@@ -415,18 +415,16 @@ impl Directory {
         self.change(Action::Vacate { key, assumed, epoch, event }, how).await
     }
 
-    /// The best cell by the policy for a tenant who lives in another one, of those that `fits` lets pass.
+    /// The best cell by the policy for a tenant who lives in another one, of those that `fits` lets pass and that meet the constraints.
     ///
     /// # Errors
     /// [`Refused::NoEligibleCell`].
     pub fn best_cell(
         &self,
         registry: &Registry,
-        key: &PartitionKey,
-        entropy: u64,
+        newcomer: Newcomer<'_>,
         fits: impl Fn(&Cell) -> bool,
     ) -> Result<CellId, Error> {
-        let newcomer = Newcomer { key, constraints: &Constraints::default(), entropy };
         let cells = registry.cells().filter(|cell| fits(cell));
         let candidates = choose(&*self.shared.policy, newcomer, cells, &self.loads());
         match candidates.first() {

@@ -135,7 +135,7 @@ impl CellAdmin for AdminService {
         };
         let id = parse::cell_id("cell_id", &request.cell_id)?;
         let etag = parse::etag("etag", request.etag)?;
-        self.cells.refuse_if_provisioned(&id).await.map_err(Fault::from)?;
+        self.cells.refuse_if_in_use(&id).await.map_err(Fault::from)?;
         self.directory.delete_cell(id, etag, how).await.map_err(Fault::from)?;
         Ok(Response::new(v1::DeleteCellResponse {}))
     }

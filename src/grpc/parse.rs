@@ -34,7 +34,7 @@ pub fn route_options(
     let mode = v1::ResolveMode::try_from(mode).map_err(|_| unknown("mode", mode))?;
     let fallback =
         v1::FallbackPolicy::try_from(fallback).map_err(|_| unknown("fallback", fallback))?;
-    let constraints = constraints.map(placement_constraints).transpose()?;
+    let constraints = constraints.map(self::constraints).transpose()?;
     Ok(RouteOptions {
         assign: mode != v1::ResolveMode::LookupOnly,
         constraints: constraints.unwrap_or_default(),
@@ -43,7 +43,7 @@ pub fn route_options(
     })
 }
 
-fn placement_constraints(asked: v1::PlacementConstraints) -> Result<Arc<Constraints>, Fault> {
+pub fn constraints(asked: v1::PlacementConstraints) -> Result<Arc<Constraints>, Fault> {
     if asked.regions.len() > Constraints::MAX_REGIONS {
         let problem = format!(
             "holds {} regions; at most {} are allowed",

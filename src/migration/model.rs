@@ -4,12 +4,13 @@
 //! never renamed.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cells_migration::Record;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{CellId, MigrationId, PartitionKey, Timestamp};
+use crate::domain::{CellId, Constraints, MigrationId, PartitionKey, Timestamp};
 
 /// How sure a commit has to be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +50,8 @@ impl From<Writers> for cells_migration::Writers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetCell {
     Cell(CellId),
-    /// The best by the assignment policy, but for the one that it is in.
-    Choose,
+    /// The best by the assignment policy of those that meet the constraints, but for the one that it is in.
+    Choose(Arc<Constraints>),
 }
 
 /// What is asked for. What is `None` is as configured.
@@ -138,7 +139,7 @@ pub struct Migration {
     pub record: Record,
     pub spec: Spec,
     pub progress: Progress,
-    /// Of the last comparison.
+    /// Of the last comparison; what differed, of all.
     pub findings: Option<Findings>,
     /// Why nobody works on it until it is retried.
     pub parked: Option<String>,

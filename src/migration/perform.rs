@@ -244,7 +244,12 @@ impl Performer {
             }
             Err(error) => return Err(as_store_error(error)),
         };
-        let mut obstacles = preflight::look(&self.cells, &placement).await?;
+        let registry = self.shared.directory.registry().await.map_err(as_store_error)?;
+        let mut obstacles = preflight::still(&registry, &self.cells);
+        if !obstacles.is_empty() {
+            return Ok(obstacles);
+        }
+        obstacles.extend(preflight::look(&self.cells, &placement).await?);
         if self.outsiders.is_some() {
             obstacles.extend(preflight::streams(&self.cells).await?);
         }

@@ -9,6 +9,7 @@ use super::error::Obstacle;
 use super::steps::Cells;
 use crate::cells::Regions;
 use crate::cells::data::item_bytes;
+use crate::directory::Registry;
 use crate::domain::{Cell, PartitionKey, Placement};
 use crate::store::StoreError;
 
@@ -32,6 +33,26 @@ pub struct Measured {
     pub write_units: u64,
     /// Items that are too large once they say which cell they are in.
     pub too_large: u64,
+}
+
+/// Why the target takes no tenant. The same rule has the last word where the target begins to count it.
+pub fn eligible(target: &Cell) -> Option<Obstacle> {
+    let why = target.refuses_new_tenants()?;
+    Some(Obstacle::NotEligible { cell: target.id.clone(), why })
+}
+
+/// What of the cells' registrations stands in the way of a move that was begun on former ones.
+pub fn still(registry: &Registry, cells: &Cells) -> Vec<Obstacle> {
+    let known = |access: &CellAccess| {
+        let gone = || Obstacle::NoTables { cell: access.cell.clone() };
+        registry.cell(&access.cell).ok_or_else(gone)
+    };
+    match (known(&cells.source), known(&cells.target)) {
+        (Ok(source), Ok(target)) => {
+            eligible(target).into_iter().chain(between(source, target)).collect()
+        }
+        (source, target) => source.err().into_iter().chain(target.err()).collect(),
+    }
 }
 
 /// The cells of a move as they are reached, or why they are not.

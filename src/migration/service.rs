@@ -1,15 +1,14 @@
 //! What operators ask of moves.
 
-use std::collections::HashSet;
+mod inspect;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cells_cost::PriceTable;
-use cells_guard::Touched;
 use cells_migration::{Record, Wish};
-use cells_verify::{Census, Differing, Verifier};
 
 use super::access::CellAccess;
 use super::api::{Filter, MigrationApi, TenantVerification};
@@ -18,12 +17,12 @@ use super::error::{MigrationError, Obstacle};
 use super::freeze::Freeze;
 use super::guards::{GuardCount, Guards};
 use super::instruction::Instruction;
-use super::model::{Ask, Estimate, Findings, Migration, Progress, Spec, TargetCell, Writers};
+use super::model::{Ask, Estimate, Migration, Progress, Spec, TargetCell, Writers};
 use super::preflight::{self, Measured};
 use super::records::{Begun, MigrationRecords, Order};
 use super::steps::Cells;
-use super::verify;
 use crate::cells::{CellsError, TableRef, TableSetId};
+use crate::directory::policy::Newcomer;
 use crate::directory::{Directory, Error, Randomness, Refused, Registry, Request};
 use crate::domain::{Cell, CellId, MigrationId, PartitionKey, Placement};
 use crate::store::{Cursor, Page};
@@ -33,13 +32,6 @@ const PARTITION_UNITS: u64 = 1000;
 
 /// Bytes that one read unit reads consistently.
 const READ_UNIT: u64 = 4096;
-
-/// How often what differs is looked at again, and after how long: a worker applies what was written within half a second.
-const RECHECKS: u32 = 5;
-const RECHECK_PAUSE: Duration = Duration::from_millis(400);
-
-/// Past placements whose cells are looked at.
-const MAX_FORMER: usize = 100;
 
 /// What holds where a migration does not say.
 #[derive(Debug, Clone)]
@@ -94,17 +86,18 @@ impl Migrations {
                 return Err(MigrationError::SameCell(id.clone()));
             }
             TargetCell::Cell(id) => known(&registry, id)?,
-            TargetCell::Choose => {
+            TargetCell::Choose(constraints) => {
                 let fits = |cell: &Cell| {
                     cell.id != source.id && preflight::between(&source, cell).is_empty()
                 };
                 let entropy = self.randomness.draw();
-                let best = self.directory.best_cell(&registry, &ask.tenant, entropy, fits)?;
+                let newcomer = Newcomer { key: &ask.tenant, constraints, entropy };
+                let best = self.directory.best_cell(&registry, newcomer, fits)?;
                 known(&registry, &best)?
             }
         };
-        if let Some(why) = target.refuses_new_tenants() {
-            return Err(Obstacle::NotEligible { cell: target.id.clone(), why }.into());
+        if let Some(obstacle) = preflight::eligible(&target) {
+            return Err(obstacle.into());
         }
         let cells = preflight::cells(&source, &target, &self.guards.regions);
         let cells = cells.map_err(MigrationError::Obstructed)?;
@@ -199,7 +192,7 @@ impl Migrations {
         clear(obstacles)
     }
 
-    fn estimate(&self, spec: Spec, source: &Cell, measured: &Measured) -> Estimate {
+    fn estimate(&self, spec: Spec, target: &Cell, measured: &Measured) -> Estimate {
         let Measured { items, bytes, transactions, write_units, .. } = *measured;
         // The copy and the two sides of the comparison read everything; the clean-up reads keys, which costs as much.
         let read_units = 4 * bytes.div_ceil(READ_UNIT);
@@ -212,38 +205,8 @@ impl Migrations {
         let duration =
             leases + self.defaults.lease_margin + Duration::from_secs(seconds).max(trips);
         let duration = Duration::from_secs(duration.as_millis().div_ceil(1000) as u64);
-        let cost_micros = cost_micros(source.region.as_str(), read_units, write_units);
+        let cost_micros = cost_micros(target.region.as_str(), read_units, write_units);
         Estimate { spec, items, bytes, read_units, write_units, cost_micros, duration }
-    }
-
-    fn live(&self, registry: &Registry, migration: &Migration) -> Result<Cells, MigrationError> {
-        let Spec { source, target, .. } = &migration.spec;
-        let (source, target) = (known(registry, source)?, known(registry, target)?);
-        preflight::cells(&source, &target, &self.guards.regions).map_err(MigrationError::Obstructed)
-    }
-
-    /// Cells where the tenant lived before, that are registered and have tables.
-    async fn former(
-        &self,
-        registry: &Registry,
-        placement: &Placement,
-    ) -> Result<Vec<CellAccess>, MigrationError> {
-        let history = self.directory.history(&placement.key, MAX_FORMER, None).await?;
-        let mut seen = HashSet::from([placement.cell.clone()]);
-        let cells = history.items.into_iter().filter_map(|past| {
-            let cell = registry.cell(&past.cell).filter(|cell| seen.insert(cell.id.clone()))?;
-            CellAccess::of(cell, &self.guards.regions)
-        });
-        Ok(cells.collect())
-    }
-
-    async fn census(&self, cell: &CellAccess, tenant: &str) -> Result<u64, MigrationError> {
-        let census = Census::new(verify::side(cell), tenant).map_err(incompatible)?;
-        let tally = census
-            .one_cell(self.directory.now().unix_seconds())
-            .await
-            .map_err(verify::store_error)?;
-        Ok(tally.items)
     }
 }
 
@@ -330,7 +293,7 @@ impl MigrationApi for Migrations {
             let (cell, items) = (spec.target, measured.too_large);
             return Err(Obstacle::ItemsTooLarge { cell, items }.into());
         }
-        Ok(self.estimate(spec, &source, &measured))
+        Ok(self.estimate(spec, &target, &measured))
     }
 
     async fn start(
@@ -381,89 +344,7 @@ impl MigrationApi for Migrations {
     }
 
     async fn verify(&self, tenant: &PartitionKey) -> Result<TenantVerification, MigrationError> {
-        let placement = self.directory.placement(tenant).await?;
-        let registry = self.directory.registry().await?;
-        let home = known(&registry, &placement.cell)?;
-        let home = CellAccess::of(&home, &self.guards.regions)
-            .ok_or_else(|| Obstacle::NoTables { cell: placement.cell.clone() })?;
-        let mut findings = Findings::default();
-        let (mut cells, mut leftovers) = (Vec::new(), 0);
-        // While it moves the other cell is to hold the same.
-        let other = match placement.migration {
-            None => None,
-            Some(id) => {
-                let migration = self.get(id).await?;
-                let both = self.live(&registry, &migration)?;
-                Some(both.of(migration.record.live().other()).clone())
-            }
-        };
-        match &other {
-            Some(other) => {
-                findings = self.compared(&home, other, tenant).await?;
-                cells.push((home.cell.clone(), findings.source_items));
-                cells.push((other.cell.clone(), findings.target_items));
-            }
-            None => {
-                findings.source_items = self.census(&home, tenant.as_str()).await?;
-                cells.push((home.cell.clone(), findings.source_items));
-            }
-        }
-        for former in self.former(&registry, &placement).await? {
-            if other.as_ref().is_some_and(|other| other.cell == former.cell) {
-                continue;
-            }
-            let items = self.census(&former, tenant.as_str()).await?;
-            leftovers += items;
-            cells.push((former.cell.clone(), items));
-        }
-        findings.ended = Some(self.directory.now());
-        Ok(TenantVerification { findings, cells, leftovers })
-    }
-}
-
-impl Migrations {
-    /// What differs still after the worker had some time to apply what was written.
-    async fn rechecked(
-        &self,
-        verifier: &Verifier<CellAccess, CellAccess>,
-        mut keys: Vec<Touched>,
-    ) -> Result<Vec<Differing>, MigrationError> {
-        for _ in 0..RECHECKS {
-            let checked = verifier.recheck(&keys, self.directory.now().unix_seconds()).await;
-            let differing = checked.map_err(verify::store_error)?.differing;
-            if differing.is_empty() {
-                return Ok(differing);
-            }
-            keys = differing.into_iter().map(|one| one.at).collect();
-            tokio::time::sleep(RECHECK_PAUSE).await;
-        }
-        let checked = verifier.recheck(&keys, self.directory.now().unix_seconds()).await;
-        Ok(checked.map_err(verify::store_error)?.differing)
-    }
-
-    /// Compares two cells and changes nothing. What is being written all the while can show as differing.
-    async fn compared(
-        &self,
-        home: &CellAccess,
-        other: &CellAccess,
-        tenant: &PartitionKey,
-    ) -> Result<Findings, MigrationError> {
-        let verifier = Verifier::new(verify::side(home), verify::side(other), tenant.as_str());
-        let verifier = verifier.map_err(incompatible)?;
-        let mut findings = Findings::default();
-        let mut place = verifier.start();
-        loop {
-            let now = self.directory.now().unix_seconds();
-            let page = verifier.compare_page(&place, now).await.map_err(verify::store_error)?;
-            findings.count(&page);
-            let suspects: Vec<_> = page.suspects.iter().map(|one| one.at.clone()).collect();
-            let differing = self.rechecked(&verifier, suspects).await?;
-            differing.iter().for_each(|one| findings.add(one, false));
-            match page.next {
-                Some(next) => place = next,
-                None => return Ok(findings),
-            }
-        }
+        self.inspect(tenant).await
     }
 }
 
@@ -485,9 +366,4 @@ fn clear(obstacles: Vec<Obstacle>) -> Result<(), MigrationError> {
         true => Ok(()),
         false => Err(MigrationError::Obstructed(obstacles)),
     }
-}
-
-fn incompatible(error: cells_verify::Incompatible) -> MigrationError {
-    let why = format!("cannot be compared: {error}");
-    Obstacle::SchemasDiffer { table: "set".to_owned(), why }.into()
 }

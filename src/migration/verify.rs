@@ -92,26 +92,22 @@ impl Comparison<'_> {
         };
         let now = self.directory.now().unix_seconds();
         let compared = verifier.compare_page(&place, now).await.map_err(store_error)?;
-        {
-            let mut tale = self.pulse.tale();
-            if begins {
-                tale.findings = None;
-            }
-            trace::event(self.span, "compared", compared.source.items);
-            tale.progress.items_compared += compared.source.items;
-            tale.findings.get_or_insert_default().count(&compared);
-        }
         let suspects: Vec<_> = compared.suspects.iter().map(|suspect| suspect.at.clone()).collect();
         if !suspects.is_empty() && !self.recheck(&suspects).await? {
             return Ok(None);
         }
-        let next = compared.next.map(|next| Cursor(next.encode()));
-        if next.is_none()
-            && let Some(findings) = &mut self.pulse.tale().findings
-        {
+        trace::event(self.span, "compared", compared.source.items);
+        let mut tale = self.pulse.tale();
+        tale.progress.items_compared += compared.source.items;
+        let findings = tale.findings.get_or_insert_default();
+        if begins {
+            findings.begin_again();
+        }
+        findings.count(&compared);
+        if compared.next.is_none() {
             findings.ended = Some(self.directory.now());
         }
-        Ok(Some(next))
+        Ok(Some(compared.next.map(|next| Cursor(next.encode()))))
     }
 
     /// Looks at keys again, and writes what differs as it is where the tenant lives. `false`: the guard does not let it.

@@ -331,6 +331,9 @@ impl Request {
             if !has("target_cell_id") && !has("choose") {
                 self.faults.push(("MISSING_FIELD", "target_cell_id".to_owned()));
             }
+            if has("target_cell_id") && has("constraints") {
+                self.faults.push(("MISSING_FIELD", "choose".to_owned()));
+            }
             self.durations("", message);
         }
         if let Some(terms) = message.get_field_by_name("terms").filter(|_| has("terms")) {

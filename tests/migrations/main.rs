@@ -40,6 +40,7 @@ mod mover;
 mod proxy_denying;
 mod rebalance;
 mod scene;
+mod steered;
 mod traced;
 mod workers;
 mod writers;

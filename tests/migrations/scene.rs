@@ -74,7 +74,9 @@ impl Scene {
         tables: Vec<v1::TableSpec>,
         more: &[&'static str],
     ) -> Self {
-        let flags: Vec<_> = FLAGS.iter().chain(more).copied().collect();
+        let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+        let kept = |flag: &&&str| !more.iter().any(|other| name(other) == name(flag));
+        let flags: Vec<_> = FLAGS.iter().filter(kept).chain(more).copied().collect();
         let mut world = World::with_flags(engine, &[], &flags).await;
         let ids: Vec<_> = cells.iter().map(|cell| cell.cell_id.clone()).collect();
         for cell in cells {
@@ -193,7 +195,7 @@ impl Scene {
     }
 }
 
-fn tables() -> Vec<v1::TableSpec> {
+pub fn tables() -> Vec<v1::TableSpec> {
     let carts = v1::TableSpec { sort_key: None, indexes: vec![], ..table("Carts") };
     let mut journeys = table("Journeys");
     journeys.tenant_key_templates.push("TRAVELLER#{partition_key}".to_owned());

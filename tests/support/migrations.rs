@@ -114,7 +114,7 @@ impl FakeMigrations {
 fn spec(ask: &Ask) -> Result<Spec, MigrationError> {
     let target = match &ask.target {
         TargetCell::Cell(cell) => cell.clone(),
-        TargetCell::Choose => CellId::new("cell-2").unwrap(),
+        TargetCell::Choose(_) => CellId::new("cell-2").unwrap(),
     };
     if !(0..CELLS).any(|number| format!("cell-{number}") == target.as_str()) {
         return Err(Refused::CellNotFound { cell: target }.into());

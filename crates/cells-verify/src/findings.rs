@@ -24,7 +24,7 @@ pub struct Findings<Time> {
     /// Digests of each cell's items, in hexadecimal; the same for the same items in any order.
     pub source_digest: Digest,
     pub target_digest: Digest,
-    /// Items that differed still after the log had been drained: each is a finding.
+    /// Items that differed still after the log had been drained: each is a finding. Of all comparisons.
     pub mismatches: u64,
     /// How many of them were written again as they are at the source.
     pub repaired: u64,
@@ -75,6 +75,16 @@ impl<Time> Default for Findings<Time> {
 }
 
 impl<Time> Findings<Time> {
+    /// Another comparison of the same cells: counts and digests are its own, but what differed before stays told.
+    pub fn begin_again(&mut self) {
+        *self = Self {
+            mismatches: self.mismatches,
+            repaired: self.repaired,
+            examples: std::mem::take(&mut self.examples),
+            ..Self::default()
+        };
+    }
+
     /// Counts what a step compared. Its suspects are no findings yet.
     pub fn count(&mut self, step: &Compared) {
         self.source_items += step.source.items;

@@ -173,6 +173,14 @@ impl Decision<'_> {
         }
         let Step { before, after, gained, lost, .. } = step;
         let expect = Expected::from(&step.assumed);
+        // Into the target, and so never on a way back: there both cells count the tenant all the while.
+        if let Some(id) = gained {
+            let cell = self.registry.cell(id);
+            let cell = cell.ok_or_else(|| Refused::CellNotFound { cell: id.clone() })?;
+            if let Some(why) = cell.refuses_new_tenants() {
+                return Err(Refused::CellNotEligible { cell: id.clone(), why });
+            }
+        }
         let mut after = after.clone();
         let mut writes = step.writes.clone();
         if after.cell != before.cell {

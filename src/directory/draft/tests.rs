@@ -589,6 +589,39 @@ fn each_refusal_has_its_reason() {
     assert!(matches!(draft.add(&import("l", "full")), Drafted::Included(_)));
 }
 
+/// Into a cell that takes nobody, a tenant is not moved, whatever held when its migration was begun. Back it may always go: both cells count
+/// it all the while.
+#[test]
+fn a_step_into_a_cell_is_refused_as_a_new_tenant_is() {
+    let full = Cell { capacity: NonZeroU64::new(1), placements: 1, ..cell("full", 3) };
+    let cordoned = Cell { state: CellState::Cordoned, ..cell("cordoned", 4) };
+    let registry = registry(vec![cell("home", 1), cell("room", 2), full, cordoned]);
+    let before = placement("k", "home", 3);
+    let step = |to: &str, gained: bool| {
+        command(Action::Move(Box::new(Step {
+            assumed: Mapping::Placed(before.clone()),
+            before: before.clone(),
+            after: Placement { cell: cell_id(if gained { "home" } else { to }), ..before.clone() },
+            gained: gained.then(|| cell_id(to)),
+            lost: None,
+            writes: Vec::new(),
+        })))
+    };
+    let drafted = |step| Draft::new(&POLICY, &registry, now(), RETENTION).add(&step);
+    for (to, why) in [("full", "is full: 1 of 1"), ("cordoned", "is CORDONED")] {
+        match drafted(step(to, true)) {
+            Drafted::Settled(Err(Refused::CellNotEligible { cell, why: told })) => {
+                assert_eq!((cell, told.as_str()), (cell_id(to), why));
+            }
+            other => panic!("{to}: {other:?}"),
+        }
+        assert!(matches!(drafted(step(to, false)), Drafted::Included(_)), "{to}");
+    }
+    assert!(matches!(drafted(step("room", true)), Drafted::Included(_)));
+    let gone = drafted(step("gone", true));
+    assert!(matches!(gone, Drafted::Settled(Err(Refused::CellNotFound { .. }))), "{gone:?}");
+}
+
 #[test]
 fn a_request_repeats_only_itself() {
     let request = named(create("a"), "r", "d").request.unwrap();

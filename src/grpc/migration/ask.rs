@@ -14,7 +14,7 @@ pub fn ask(request: v1::StartMigrationRequest) -> Result<Ask, Fault> {
     let verification = verification("verification", request.verification)?;
     Ok(Ask {
         tenant: parse::partition_key("partition_key", request.partition_key)?,
-        target: target(request.target)?,
+        target: target(request.target, request.constraints)?,
         verification,
         writers: writers("writers", request.writers)?,
         soak: soak("soak_duration", request.soak_duration)?,
@@ -55,12 +55,23 @@ pub fn pause_budget(
     parse::duration(field, value, PAUSE_BUDGET, "50ms to 60s")
 }
 
-fn target(target: Option<Target>) -> Result<TargetCell, Fault> {
+fn target(
+    target: Option<Target>,
+    constraints: Option<v1::PlacementConstraints>,
+) -> Result<TargetCell, Fault> {
     match target {
+        Some(Target::TargetCellId(_)) if constraints.is_some() => {
+            let problem =
+                "is not set, and constraints are for it alone; set it to true, or leave them out";
+            Err(Fault::field(Reason::MissingField, "choose", problem))
+        }
         Some(Target::TargetCellId(id)) => {
             parse::cell_id("target_cell_id", &id).map(TargetCell::Cell)
         }
-        Some(Target::Choose(true)) => Ok(TargetCell::Choose),
+        Some(Target::Choose(true)) => {
+            let constraints = constraints.map(parse::constraints).transpose()?;
+            Ok(TargetCell::Choose(constraints.unwrap_or_default()))
+        }
         Some(Target::Choose(false)) => {
             let problem = "is false; set it to true, or name a cell in target_cell_id";
             Err(Fault::field(Reason::MissingField, "choose", problem))

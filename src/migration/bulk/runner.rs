@@ -275,9 +275,13 @@ fn observed(migration: &Migration) -> Observed {
     match record.phase {
         Phase::Done if back => Observed::TakenBack,
         Phase::Done => Observed::Done,
-        Phase::Aborted if record.wish == Some(Wish::Cancel) => Observed::TakenBack,
-        Phase::Aborted => Observed::Failed {
-            reason: migration.trouble.clone().unwrap_or_else(|| "its migration was aborted".into()),
+        Phase::Aborted => match &migration.trouble {
+            // Given up by its worker, before anything was changed. That has the wish of an operator's cancel, but says why.
+            Some(why) if migration.progress.items_copied == 0 => {
+                Observed::Failed { reason: why.clone() }
+            }
+            _ if record.wish == Some(Wish::Cancel) => Observed::TakenBack,
+            _ => Observed::Failed { reason: "its migration was aborted".into() },
         },
         phase => match &migration.parked {
             Some(reason) => Observed::Parked { reason: reason.clone() },

@@ -44,6 +44,8 @@ struct World {
     begun: Vec<String>,
     /// Tenants that cannot be moved, and whether to try again helps.
     refused: BTreeMap<String, bool>,
+    /// Tenants whose migrations are aborted, and what the worker says of it.
+    aborted: BTreeMap<String, Option<&'static str>>,
     calls: usize,
     /// What the store says while it will do nothing.
     rejects: Option<&'static str>,
@@ -182,7 +184,12 @@ impl Moves for Fake {
             if world.chunks[&order.part.chunk].revision != order.part.revision {
                 return Err(NotStarted::Superseded);
             }
-            world.migrations.insert(id, fake::migration(id.get()));
+            let mut begun = fake::migration(id.get());
+            if let Some(trouble) = world.aborted.get(&order.start.tenant) {
+                begun.record.wish = Some(Wish::Cancel);
+                begun.trouble = trouble.map(str::to_owned);
+            }
+            world.migrations.insert(id, begun);
             world.begun.push(order.start.tenant.clone());
             let open = world.migrations.values().filter(|one| !one.record.phase.ended());
             world.most = world.most.max(open.count());
@@ -336,6 +343,27 @@ async fn who_cannot_be_moved_stops_nobody_and_is_tried_as_often_as_is_said() {
         assert_eq!((end, states(fake)), (End::Finished, due.to_vec()), "{at}");
         let attempts = fake.world(|world| world.chunks[&0].items.clone());
         assert_eq!((attempts[1].attempts, attempts[3].attempts), (2, 1), "{at}");
+    };
+    through_crashes(prepare, |_| {}, check).await;
+}
+
+/// A worker that gives a tenant up cancels its migration as an operator does, but says why.
+#[tokio::test]
+async fn who_is_given_up_fails_with_the_reason_and_who_is_cancelled_is_skipped() {
+    const WHY: &str = "1 items are too large";
+    let prepare = |world: &mut World| {
+        world.aborted = [("tenant-1".to_owned(), Some(WHY)), ("tenant-3".to_owned(), None)].into();
+    };
+    let check = |fake: &Fake, end: End, at: &str| {
+        let due = ["DONE", "FAILED", "DONE", "SKIPPED", "DONE", "DONE"];
+        assert_eq!((end, states(fake)), (End::Finished, due.to_vec()), "{at}");
+        let items = fake.world(|world| world.chunks[&0].items.clone());
+        assert_eq!((items[1].attempts, items[3].attempts), (2, 1), "{at}");
+        assert!(
+            matches!(&items[1].state, State::Failed { reason, .. } if reason == WHY),
+            "{at}: {:?}",
+            items[1]
+        );
     };
     through_crashes(prepare, |_| {}, check).await;
 }

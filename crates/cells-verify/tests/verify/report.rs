@@ -47,6 +47,12 @@ fn findings_grow_step_by_step_over_restarts() {
     assert!(!findings.settled() && findings.repaired > 0);
     findings.repaired = 30;
     assert!(findings.settled());
+    // Another comparison, as under the fence: what was mended before stays told.
+    let told = (findings.mismatches, findings.repaired, findings.examples.clone());
+    findings.begin_again();
+    assert_eq!((findings.mismatches, findings.repaired, findings.examples.clone()), told);
+    let empty = Findings { mismatches: 0, repaired: 0, examples: vec![], ..findings };
+    assert_eq!(empty, Findings::default());
     assert!(!kept.contains("tenant"), "no key is kept: {kept}");
 }
 

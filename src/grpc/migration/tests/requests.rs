@@ -4,10 +4,17 @@ use std::time::Duration;
 use prost_types::Duration as Wire;
 
 use super::*;
+use crate::domain::Constraints;
 use crate::migration::{Ask, Instruction, TargetCell, Verification, Writers, fake};
 
 fn wire(duration: Duration) -> Option<Wire> {
     Some(Wire { seconds: duration.as_secs() as i64, nanos: duration.subsec_nanos() as i32 })
+}
+
+/// A label with the value `gold`, and a Region.
+fn constraints(label: &str, region: &str) -> Option<v1::PlacementConstraints> {
+    let labels = [(label.to_owned(), "gold".to_owned())].into();
+    Some(v1::PlacementConstraints { labels, regions: vec![region.to_owned()] })
 }
 
 #[tokio::test]
@@ -36,11 +43,17 @@ async fn what_is_asked_arrives_as_it_was_asked() {
         pause_budget: wire(Duration::from_millis(50)),
         rate_limit_units: 1_000_000,
         writers: v1::MigrationWriters::BestEffort.into(),
+        constraints: constraints("tier", "eu-west-1"),
         ..Default::default()
     };
     let begun = service.start_migration(Request::new(all)).await.unwrap().into_inner();
     let asked = fake.state(|state| state.asked.take()).unwrap();
-    assert_eq!(asked.target, TargetCell::Choose);
+    let due = Constraints {
+        labels: crate::domain::Labels::new([("tier".to_owned(), "gold".to_owned())].into())
+            .unwrap(),
+        regions: vec![crate::domain::Region::new("eu-west-1").unwrap()],
+    };
+    assert_eq!(asked.target, TargetCell::Choose(Arc::new(due)));
     assert_eq!(asked.verification, Verification::Strict);
     assert_eq!(asked.writers, Writers::BestEffort);
     assert_eq!(asked.soak, Some(Duration::ZERO));
@@ -56,7 +69,7 @@ async fn what_is_wrong_with_a_request_is_told_by_its_field_and_nothing_is_asked(
     let fake = Arc::new(FakeMigrations::default());
     let service = service(&fake);
     type Change = fn(&mut v1::StartMigrationRequest);
-    let wrong: [(&str, &str, Change); 26] = [
+    let wrong: [(&str, &str, Change); 29] = [
         ("partition_key", "INVALID_PARTITION_KEY", |r| r.partition_key.clear()),
         ("partition_key", "INVALID_PARTITION_KEY", |r| r.partition_key = "a".repeat(1025)),
         ("partition_key", "INVALID_PARTITION_KEY", |r| r.partition_key = "a\n".to_owned()),
@@ -65,6 +78,15 @@ async fn what_is_wrong_with_a_request_is_told_by_its_field_and_nothing_is_asked(
         ("target_cell_id", "INVALID_CELL_ID", |r| r.target = Some(to(&"a".repeat(64)))),
         ("choose", "MISSING_FIELD", |r| {
             r.target = Some(v1::start_migration_request::Target::Choose(false))
+        }),
+        ("choose", "MISSING_FIELD", |r| r.constraints = constraints("tier", "eu-west-1")),
+        ("constraints.labels", "INVALID_LABELS", |r| {
+            r.target = Some(v1::start_migration_request::Target::Choose(true));
+            r.constraints = constraints("Tier", "eu-west-1");
+        }),
+        ("constraints.regions[0]", "INVALID_REGION", |r| {
+            r.target = Some(v1::start_migration_request::Target::Choose(true));
+            r.constraints = constraints("tier", "EU");
         }),
         ("verification", "UNKNOWN_ENUM_VALUE", |r| r.verification = 3),
         ("verification", "UNKNOWN_ENUM_VALUE", |r| r.verification = -1),
