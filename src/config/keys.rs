@@ -284,7 +284,7 @@ pub struct Config {
     pub migration_freeze_settle: Duration,
 
     /// Longest time that writers are frozen before the fence; after that, they go on and it is tried again, 1s to 1h; at least
-    /// --migration-freeze-settle
+    /// twice --migration-freeze-settle
     #[arg(long, default_value = "1m", value_parser = duration(bound::MIGRATION_FREEZE_BUDGET))]
     pub migration_freeze_budget: Duration,
 

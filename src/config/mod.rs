@@ -213,7 +213,7 @@ fn command() -> clap::Command {
 /// [`ConfigError::Usage`] for a bad flag, `--help` and `--version`. [`ConfigError::Invalid`] for everything wrong in the
 /// lower layers (unreadable file, unknown key, bad value, whether or not a flag overrides it); or, when every value is
 /// good by itself, for values that contradict each other: one of `tls_cert` and `tls_key`; `listen` beyond loopback with neither
-/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `migration_takeover` under `migration_interval`; `migration_freeze_budget` under `migration_freeze_settle`; a token or a probe without `migration_freeze_url`; `retry_backoff_max` under `retry_backoff_min`; `load_limit` under `load_spare_from`;
+/// TLS nor `insecure`; `commit_budget` under `commit_timeout`; `journal_retention` under `commit_budget`; `operations_takeover` under `operations_interval`; `migration_takeover` under `migration_interval`; `migration_freeze_budget` under twice `migration_freeze_settle`; a token or a probe without `migration_freeze_url`; `retry_backoff_max` under `retry_backoff_min`; `load_limit` under `load_spare_from`;
 /// a short `tenant_hash_key`; and for `dev` a `dynamodb_endpoint` or both listeners on one address.
 pub fn parse<A, E>(args: A, variables: E) -> Result<Invocation, ConfigError>
 where
@@ -395,12 +395,6 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
             config.migration_interval,
         ),
         (
-            "migration_freeze_budget",
-            config.migration_freeze_budget,
-            "migration_freeze_settle",
-            config.migration_freeze_settle,
-        ),
-        (
             "retry_backoff_max",
             config.retry_backoff_max,
             "retry_backoff_min",
@@ -415,6 +409,19 @@ fn contradictions(invocation: &Invocation) -> Vec<Problem> {
             format!("bad value \"{upper_text}\": expected at least {at_least}"),
         );
     }
+
+    // The time that a freeze has to hold is part of the budget, as is what comes after it: the marker, and the fence.
+    let settle = config.migration_freeze_settle;
+    refuse(
+        config.migration_freeze_budget < 2 * settle,
+        "migration_freeze_budget",
+        format!(
+            "bad value \"{}\": expected at least {}, twice the value of migration_freeze_settle ({})",
+            keys::short(config.migration_freeze_budget),
+            keys::short(2 * settle),
+            origin("migration_freeze_settle")
+        ),
+    );
 
     refuse(
         config.load_limit < config.load_spare_from,

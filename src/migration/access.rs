@@ -356,10 +356,14 @@ impl CellAccess {
             item.entry(ttl.clone()).or_insert_with(|| AttributeValue::N(end.to_string()));
         }
         let put = self.client.put_item().table_name(&table.table_name).set_item(Some(item));
-        put.send().await.map_err(|error| from_sdk(&error))?;
+        let put = sent(put.send()).await;
+        if put.as_ref().is_err_and(|error| !error.ambiguous()) {
+            return put.map(drop);
+        }
         let delete = self.client.delete_item().table_name(&table.table_name).set_key(Some(key));
-        delete.send().await.map_err(|error| from_sdk(&error))?;
-        Ok(())
+        // Nobody else knows of the item.
+        let deleted = reading(|| sent(delete.clone().send())).await;
+        put.and(deleted).map(drop)
     }
 
     /// Tries to put, update and delete an item in each of the tenant's partitions, under conditions that never hold: so nothing is changed,
@@ -401,7 +405,8 @@ impl CellAccess {
 }
 
 /// A read, sent again where it failed for a passing reason: a page or a look at a log is many of them, and to begin all of it again
-/// because of one would not get on where several in a hundred fail. It changes nothing, so no failure of it leaves anything open.
+/// because of one would not get on where several in a hundred fail. It changes nothing, or what may be changed twice, so no failure of it
+/// leaves anything open.
 async fn reading<T, F>(send: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,

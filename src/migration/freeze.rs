@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::cells::Regions;
 use crate::domain::{CellId, MigrationId, PartitionKey};
 
-/// Says which order of which worker a request is: a receiver that has done it may answer 2xx and do nothing.
+/// Says which order of which worker a request is. No two orders have the same: a receiver that has done it may answer 2xx and do nothing.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// What the hook is told to do.
@@ -34,8 +34,11 @@ pub struct Order<'a> {
     pub action: Action,
     #[serde(serialize_with = "text")]
     pub migration: MigrationId,
-    /// Of the worker that asks. Orders of lower numbers than one that came before are late, and void.
+    /// Of the worker that asks.
     pub number: u64,
+    /// Of what that worker orders; the same again until it is answered by 2xx. An order of a lower number than one that came before, or
+    /// of the same and a lower `order`, is late, and void.
+    pub order: u64,
     pub tenant: &'a PartitionKey,
     pub cell: &'a CellId,
     pub source: &'a CellId,
@@ -97,8 +100,8 @@ impl Freeze {
     pub async fn tell(&self, order: &Order<'_>, patience: Duration) -> Result<(), String> {
         let body = serde_json::to_vec(order).map_err(|error| error.to_string())?;
         let mut headers = self.headers.clone();
-        let key = format!("{}-{}-{:?}", order.migration, order.number, order.action);
-        if let Ok(key) = HeaderValue::from_str(&key.to_lowercase()) {
+        let key = format!("{}-{}-{}", order.migration, order.number, order.order);
+        if let Ok(key) = HeaderValue::from_str(&key) {
             headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key);
         }
         let patience = patience.min(self.timeout);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cells_guard::Touched;
-use cells_migration::{Cursor, GuardCheck, Holder, Marker, Phase, Record, Side};
+use cells_migration::{
+    Action as Asked, Cursor, GuardCheck, Holder, Marker, Orders, Phase, Record, Side,
+};
 use cells_streams::SdkStreams;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -25,9 +27,12 @@ const BATCH: usize = 100;
 /// Pause after a look at the stream that a comparison asks for: what was just written takes a moment to show in it.
 const SHOWING: Duration = Duration::from_millis(200);
 
+const HOOKLESS: &str = "this replica has no freeze hook";
+
 /// What was followed.
 #[derive(Debug, PartialEq)]
 pub struct Followed {
+    /// As [`Read::found`](super::stream::Read::found) says.
     pub found: u64,
     /// Records of the tenant.
     pub applied: u64,
@@ -55,9 +60,9 @@ struct Known {
     ahead: Option<(Cursor, Cursor)>,
     /// The last marker, and when it was left.
     marked: Option<(Marker, Instant)>,
-    /// The hook has confirmed a freeze.
-    confirmed: bool,
-    /// Since when it holds, without a break.
+    /// What the hook was told, and confirmed.
+    orders: Orders,
+    /// Since when the freeze that it confirmed holds, without a break.
     holds_since: Option<Instant>,
 }
 
@@ -188,24 +193,23 @@ impl Outsiders {
         holder: Holder,
         patience: Duration,
     ) -> Result<bool, Why> {
-        let freeze = self.freeze.as_ref().ok_or("this replica has no freeze hook")?;
-        let confirmed = self.known.lock().confirmed;
-        if !confirmed {
-            freeze.tell(&order(Action::Freeze, spec, from, holder), patience).await?;
-            let mut known = self.known.lock();
-            (known.confirmed, known.holds_since) = (true, None);
+        let freeze = self.freeze.as_ref().ok_or(HOOKLESS)?;
+        let order = (Action::Freeze, from, holder);
+        if !self.known.lock().orders.stands(&asked(order)) {
+            self.tell(freeze, spec, order, patience).await?;
         }
         let (refused, why) = match &self.probing {
             None => (true, String::new()),
             Some(cells) => match cells.of(from).probe(&spec.tenant).await {
                 Ok(probed) => (probed.let_through == 0, "writes are still let through".to_owned()),
-                Err(error) => (false, format!("the probe of the freeze failed: {error}")),
+                Err(error) => (false, format!("the probe of the freeze failed: {}", error.told())),
             },
         };
         let mut known = self.known.lock();
         if !refused {
-            // What held and does no more is asked for again.
-            known.confirmed &= known.holds_since.take().is_none();
+            if known.holds_since.take().is_some() {
+                known.orders.broke();
+            }
             return Err(why);
         }
         let since = *known.holds_since.get_or_insert_with(Instant::now);
@@ -214,34 +218,54 @@ impl Outsiders {
 
     /// Lets writers go on where the tenant lives.
     pub async fn thaw(&self, spec: &Spec, live: Side, holder: Holder) -> Result<(), Why> {
-        let freeze = self.freeze.as_ref().ok_or("this replica has no freeze hook")?;
-        {
-            let mut known = self.known.lock();
-            (known.confirmed, known.holds_since) = (false, None);
-        }
-        freeze.tell(&order(Action::Thaw, spec, live, holder), Duration::MAX).await?;
+        let freeze = self.freeze.as_ref().ok_or(HOOKLESS)?;
+        self.tell(freeze, spec, (Action::Thaw, live, holder), Duration::MAX).await?;
         let Some(cells) = &self.probing else { return Ok(()) };
         match cells.of(live).probe(&spec.tenant).await {
             Ok(probed) if probed.refused == 0 => Ok(()),
             Ok(_) => Err("writes are still refused after the freeze was lifted".to_owned()),
-            Err(error) => Err(format!("the probe of the freeze failed: {error}")),
+            Err(error) => Err(format!("the probe of the freeze failed: {}", error.told())),
         }
+    }
+
+    /// Gives the hook an order, until it has it.
+    async fn tell(
+        &self,
+        freeze: &Freeze,
+        spec: &Spec,
+        order: (Action, Side, Holder),
+        patience: Duration,
+    ) -> Result<(), Why> {
+        let number = {
+            let mut known = self.known.lock();
+            known.holds_since = None;
+            known.orders.give(&asked(order))
+        };
+        let (action, side, holder) = order;
+        let order = Order {
+            action,
+            migration: holder.migration.into(),
+            number: holder.worker,
+            order: number,
+            tenant: &spec.tenant,
+            cell: match side {
+                Side::Source => &spec.source,
+                Side::Target => &spec.target,
+            },
+            source: &spec.source,
+            target: &spec.target,
+        };
+        freeze.tell(&order, patience).await?;
+        self.known.lock().orders.answered();
+        Ok(())
     }
 }
 
-fn order(action: Action, spec: &Spec, side: Side, holder: Holder) -> Order<'_> {
-    let cell = match side {
-        Side::Source => &spec.source,
-        Side::Target => &spec.target,
-    };
-    Order {
-        action,
-        migration: holder.migration.into(),
-        number: holder.worker,
-        tenant: &spec.tenant,
-        cell,
-        source: &spec.source,
-        target: &spec.target,
+/// What the machine asked for to come to this order.
+fn asked((action, side, holder): (Action, Side, Holder)) -> Asked {
+    match action {
+        Action::Freeze => Asked::Freeze { from: side, holder },
+        Action::Thaw => Asked::Thaw { live: side, holder },
     }
 }
 

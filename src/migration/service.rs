@@ -153,22 +153,22 @@ impl Migrations {
         clear(obstacles)
     }
 
-    /// Cells where the probe's writes are refused though nobody was stopped: there they would seem to be, always.
-    async fn probed(&self, freeze: &Freeze, spec: &Spec) -> Result<Vec<Obstacle>, MigrationError> {
-        let mut obstacles = Vec::new();
-        let Some(regions) = &freeze.probe else { return Ok(obstacles) };
-        let registry = self.directory.registry().await?;
-        for id in [&spec.source, &spec.target] {
-            let cell = registry.cell(id).and_then(|cell| CellAccess::of(cell, regions));
-            let Some(cell) = cell else { continue };
-            let probed = cell.probe(&spec.tenant).await.inspect_err(|error| {
-                tracing::warn!(cell = id.as_str(), %error, "the probe of freezes does not work");
-            });
-            if probed?.refused > 0 {
-                obstacles.push(Obstacle::ProbeRefused { cell: id.clone() });
-            }
-        }
-        Ok(obstacles)
+    /// Whether the probe's writes are refused where the tenant lives, though nobody was stopped: then they would seem to be, always. The
+    /// target is not asked: the hook may let nobody write there before the thaw.
+    async fn probed(
+        &self,
+        freeze: &Freeze,
+        spec: &Spec,
+    ) -> Result<Option<Obstacle>, MigrationError> {
+        let Some(regions) = &freeze.probe else { return Ok(None) };
+        let (registry, id) = (self.directory.registry().await?, &spec.source);
+        let cell = registry.cell(id).and_then(|cell| CellAccess::of(cell, regions));
+        let Some(cell) = cell else { return Ok(None) };
+        let probed = cell.probe(&spec.tenant).await.inspect_err(|error| {
+            tracing::warn!(cell = id.as_str(), %error, "the probe of freezes does not work");
+        });
+        let refused = probed?.refused > 0;
+        Ok(refused.then(|| Obstacle::ProbeRefused { cell: id.clone() }))
     }
 
     /// That the target's tables can be set back to a point in time, where they are declared to be and the endpoint knows of it.

@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use cells_guard::{Item, Touched};
 use cells_migration::{Cursor, Marker, MigrationId};
-use cells_streams::{ReadFrom, Shard, ShardId, ShardIterator, StreamArn, Streams, StreamsError};
-use futures::{StreamExt, TryStreamExt, stream};
+use cells_streams::{
+    ReadFrom, Record, RecordPage, Shard, ShardId, ShardIterator, StreamArn, Streams, StreamsError,
+};
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -29,8 +31,10 @@ const SIDE_BY_SIDE: usize = 8;
 /// Pages of one shard that one look reads at most, of 1,000 records or 1 MB each.
 const MAX_PAGES: usize = 5;
 
-/// A page of so many records is taken to have more behind it.
+/// A last page of so many records is taken to have more behind it, and one whose last record is so old: records are large, so that few of
+/// them make a page, or it is a long way. DynamoDB Local rounds their times down to the minute, and clocks differ.
 const FULL_PAGE: usize = 500;
+const LAG_SECS: i64 = 90;
 
 /// Empty reads in a row by which the open end of a shard is known: DynamoDB has gaps.
 const TIP_PAGES: u32 = 10;
@@ -45,7 +49,7 @@ const MAX_LISTINGS: usize = 1000;
 /// What one look at streams found.
 #[derive(Debug, PartialEq)]
 pub struct Read {
-    /// Keys of the tenant that records named; where there surely is more to be read, records of all tenants.
+    /// Keys of the tenant that records named; where there surely is more to be read, more than any number.
     pub found: u64,
     /// Records of the tenant.
     pub ours: u64,
@@ -110,7 +114,7 @@ type Iterators = Mutex<HashMap<(String, ShardId), Going>>;
 struct Going {
     /// It goes on from there.
     at: At,
-    iterator: ShardIterator,
+    iterator: Option<ShardIterator>,
     /// How many reads in a row were empty.
     empty: u32,
 }
@@ -141,7 +145,7 @@ impl Tail {
         position: &Cursor,
         past: Option<(Marker, Instant)>,
         now: i64,
-        ours: impl Fn(&Touched) -> bool,
+        ours: impl Fn(&Touched) -> bool + Sync,
     ) -> Result<Read, Failure> {
         let mut position = Position::read(position).map_err(|_| Failure::Trimmed)?;
         if !position.kept(now) {
@@ -162,31 +166,33 @@ impl Tail {
                 streams: &*self.streams,
                 iterators: &self.iterators,
                 markers: &markers(self.migration),
+                table: &table.name,
+                ours: &ours,
+                now,
             };
             let read = streams.table(place, &listed.shards).await?;
             if read.ended {
                 self.listed.lock().remove(&table.name);
             }
-            for key in read.keys {
-                let touched = Touched { table: table.name.clone(), key };
-                sum.add(touched, &ours);
-            }
-            sum.more |= read.more;
-            sum.current &= read.current;
+            let more = read.more;
+            sum.add(read);
             if let Some((marker, _)) = past {
                 let without = place.without(marker_of(marker), &listed.shards);
                 unmarked += without;
                 // Chance has it in which shard a key is.
-                if without > 0 && !read.more {
+                if without > 0 && !more {
                     self.leave(&table.name, marker, (2 * without).min(MAX_MARKERS)).await?;
                 }
             }
+        }
+        if let Some(failed) = sum.in_vain() {
+            return Err(failed.into());
         }
         if sum.current {
             position.current(now);
         }
         Ok(Read {
-            found: if sum.more { sum.all } else { sum.touched.len() as u64 },
+            found: sum.found(),
             ours: sum.ours,
             touched: sum.touched,
             next: position.cursor()?,
@@ -207,7 +213,9 @@ impl Tail {
             let partition = format!("{}{:032x}", prefix(marker), rand::random::<u128>());
             self.cell.come_and_go(table, &partition).await
         });
-        stream::iter(left).buffer_unordered(SIDE_BY_SIDE).try_collect().await
+        // All of them come to their end: one that is dropped half-way stays.
+        let left: Vec<_> = stream::iter(left).buffer_unordered(SIDE_BY_SIDE).collect().await;
+        left.into_iter().collect()
     }
 
     /// A listing that is not older than `after`, nor than [`LISTING`]. `None`: the table has no stream.
@@ -280,10 +288,12 @@ fn marker_in(key: &Item, markers: &str) -> Option<(u64, u32)> {
 
 /// What was read of all tables.
 struct Sum {
-    all: u64,
     ours: u64,
+    /// Some was read, whosever it is.
+    any: bool,
     more: bool,
     current: bool,
+    failed: Option<StoreError>,
     seen: HashSet<(String, Vec<String>)>,
     touched: Vec<Touched>,
 }
@@ -291,10 +301,11 @@ struct Sum {
 impl Default for Sum {
     fn default() -> Self {
         Self {
-            all: 0,
             ours: 0,
+            any: false,
             more: false,
             current: true,
+            failed: None,
             seen: HashSet::new(),
             touched: Vec::new(),
         }
@@ -302,17 +313,28 @@ impl Default for Sum {
 }
 
 impl Sum {
-    fn add(&mut self, touched: Touched, ours: impl Fn(&Touched) -> bool) {
-        self.all += 1;
-        if !ours(&touched) {
-            return;
-        }
-        self.ours += 1;
-        // Maps have no order; a key has two attributes at most.
-        let mut key: Vec<_> = touched.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
-        key.sort();
-        if self.seen.insert((touched.table.clone(), key)) {
-            self.touched.push(touched);
+    /// Why nothing was read. What was read of some shards counts, whatever became of others.
+    fn in_vain(&self) -> Option<StoreError> {
+        self.failed.clone().filter(|_| !self.any)
+    }
+
+    fn found(&self) -> u64 {
+        if self.more { u64::MAX } else { self.touched.len() as u64 }
+    }
+
+    fn add(&mut self, read: TableRead) {
+        self.any |= read.any;
+        self.more |= read.more;
+        self.current &= read.current;
+        self.failed = self.failed.take().or(read.failed);
+        for touched in read.touched {
+            self.ours += 1;
+            // Maps have no order; a key has two attributes at most.
+            let mut key: Vec<_> = touched.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
+            key.sort();
+            if self.seen.insert((touched.table.clone(), key)) {
+                self.touched.push(touched);
+            }
         }
     }
 }
@@ -320,22 +342,29 @@ impl Sum {
 /// What was read of a table.
 #[derive(Default)]
 struct TableRead {
-    keys: Vec<Item>,
-    /// There surely is more.
+    /// The tenant's keys, as records named them.
+    touched: Vec<Touched>,
+    /// Some was read, whosever it is.
+    any: bool,
+    /// There surely is more, or it is not known.
     more: bool,
     /// All shards were read to their open end.
     current: bool,
     /// A shard came to its end, so there are others.
     ended: bool,
+    /// Why a shard was not read further.
+    failed: Option<StoreError>,
 }
 
 /// What was read of a shard.
 struct ShardRead {
-    keys: Vec<Item>,
+    touched: Vec<Touched>,
+    any: bool,
     at: At,
     marker: Option<(u64, u32)>,
     more: bool,
     current: bool,
+    failed: Option<StoreError>,
 }
 
 /// Reads shards.
@@ -344,10 +373,16 @@ struct Reader<'a> {
     iterators: &'a Iterators,
     /// How the partitions of the migration's markers begin.
     markers: &'a str,
+    /// By the name that the table set has for it.
+    table: &'a str,
+    /// Whether a key is the tenant's.
+    ours: &'a (dyn Fn(&Touched) -> bool + Sync),
+    /// Seconds of the Unix epoch.
+    now: i64,
 }
 
 impl Reader<'_> {
-    /// Reads some of each shard that can be read.
+    /// Reads some of each shard that can be read. One that fails for a passing reason leaves the others what they have.
     async fn table(
         &self,
         place: &mut TablePosition,
@@ -360,14 +395,16 @@ impl Reader<'_> {
             let read = self.shard(arn, &shard, at).await;
             read.map(|read| (shard, read))
         });
-        let reads: Vec<(ShardId, ShardRead)> =
-            stream::iter(reads).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+        let reads: Vec<_> = stream::iter(reads).buffer_unordered(SIDE_BY_SIDE).collect().await;
         let mut sum = TableRead { current: true, ..TableRead::default() };
-        for (shard, read) in reads {
-            sum.keys.extend(read.keys);
-            sum.more |= read.more;
+        for read in reads {
+            let (shard, read) = read?;
+            sum.touched.extend(read.touched);
+            sum.any |= read.any;
+            sum.more |= read.more || read.failed.is_some();
             sum.current &= read.current;
             sum.ended |= read.at == At::End;
+            sum.failed = sum.failed.or(read.failed);
             place.reached(&shard, read.at, read.marker);
         }
         // What has just ended has children, which were not read.
@@ -377,39 +414,77 @@ impl Reader<'_> {
 
     async fn shard(&self, arn: &StreamArn, shard: &ShardId, at: At) -> Result<ShardRead, Failure> {
         let name = (arn.as_str().to_owned(), shard.clone());
-        // Not there while it is read: a failure begins anew.
+        // Not there while it is read: who is dropped in between begins anew.
         let known = self.iterators.lock().remove(&name).filter(|going| going.at == at);
-        let (mut iterator, mut empty) = match known {
-            Some(Going { iterator, empty, .. }) => (iterator, empty),
-            None => {
-                let from = at.sequence()?.map_or(ReadFrom::TrimHorizon, ReadFrom::After);
-                (self.streams.iterator(arn, shard, &from).await?, 0)
-            }
-        };
-        let mut read =
-            ShardRead { keys: Vec::new(), at, marker: None, more: false, current: false };
+        let mut going = known.unwrap_or(Going { at: at.clone(), iterator: None, empty: 0 });
+        let mut read = ShardRead::at(at);
         for page in 1..=MAX_PAGES {
-            let records = self.streams.records(&iterator).await?;
+            let records = match self.page(arn, shard, &mut going).await {
+                Ok(records) => records,
+                Err(Failure::Store(error)) if error.transient() => {
+                    read.failed = Some(error);
+                    break;
+                }
+                Err(failure) => return Err(failure),
+            };
             let count = records.records.len();
-            empty = if count == 0 { empty.saturating_add(1) } else { 0 };
-            for record in records.records {
-                read.at = At::After(record.sequence.as_str().to_owned());
-                read.marker = read.marker.max(marker_in(&record.keys, self.markers));
-                read.keys.push(record.keys);
-            }
+            let old = self.take(&mut read, records.records);
             let Some(next) = records.next else {
-                read.at = At::End;
+                (read.any, read.at) = (true, At::End);
                 return Ok(read);
             };
-            iterator = next;
+            let empty = if count == 0 { going.empty.saturating_add(1) } else { 0 };
+            going = Going { at: read.at.clone(), iterator: Some(next), empty };
             if count == 0 {
                 break;
             }
-            read.more = page == MAX_PAGES && count >= FULL_PAGE;
+            read.more = page == MAX_PAGES && (count >= FULL_PAGE || old);
         }
-        read.current = empty >= TIP_PAGES;
-        self.iterators.lock().insert(name, Going { at: read.at.clone(), iterator, empty });
+        read.current = read.failed.is_none() && going.empty >= TIP_PAGES;
+        self.iterators.lock().insert(name, going);
         Ok(read)
+    }
+
+    /// The next page of a shard.
+    async fn page(
+        &self,
+        arn: &StreamArn,
+        shard: &ShardId,
+        going: &mut Going,
+    ) -> Result<RecordPage, Failure> {
+        if let Some(iterator) = &going.iterator {
+            match self.streams.records(iterator).await {
+                // It is older than 15 minutes. How much of a gap it had crossed is lost with it.
+                Err(StreamsError::ExpiredIterator) => going.empty = 0,
+                answer => return Ok(answer?),
+            }
+        }
+        let from = going.at.sequence()?.map_or(ReadFrom::TrimHorizon, ReadFrom::After);
+        let iterator = self.streams.iterator(arn, shard, &from).await?;
+        let iterator = going.iterator.insert(iterator);
+        Ok(self.streams.records(iterator).await?)
+    }
+
+    /// Takes note of a page's records. Answers whether the last one is old.
+    fn take(&self, read: &mut ShardRead, records: Vec<Record>) -> bool {
+        let mut old = false;
+        for record in records {
+            (read.any, read.at) = (true, At::After(record.sequence.as_str().to_owned()));
+            read.marker = read.marker.max(marker_in(&record.keys, self.markers));
+            old = record.created_secs.is_some_and(|created| created < self.now - LAG_SECS);
+            let touched = Touched { table: self.table.to_owned(), key: record.keys };
+            if (self.ours)(&touched) {
+                read.touched.push(touched);
+            }
+        }
+        old
+    }
+}
+
+impl ShardRead {
+    fn at(at: At) -> Self {
+        let (touched, any, marker) = (Vec::new(), false, None);
+        Self { touched, any, at, marker, more: false, current: false, failed: None }
     }
 }
 

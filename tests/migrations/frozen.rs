@@ -6,11 +6,11 @@ mod hook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cell_directory::proto::v1;
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use self::applications::Applications;
 use self::hook::{Hook, Obeys};
@@ -36,11 +36,14 @@ fn flag(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
+fn flags(hook: &Hook, more: &[&'static str]) -> Vec<&'static str> {
+    let url = flag(format!("--migration-freeze-url={}", hook.url));
+    [&[url, "--migration-freeze-settle=300ms"], more].concat()
+}
+
 /// A scene with a hook, whose freezes have to hold for a moment.
 async fn scene_with(engine: Engine, hook: &Hook, more: &[&'static str]) -> Scene {
-    let url = flag(format!("--migration-freeze-url={}", hook.url));
-    let flags = [&[url, "--migration-freeze-settle=300ms"], more].concat();
-    let mut scene = Scene::with_flags(engine, &flags).await;
+    let mut scene = Scene::with_flags(engine, &flags(hook, more)).await;
     scene.pin(TENANT, "cell-a").await;
     scene
 }
@@ -109,7 +112,8 @@ async fn what_was_acknowledged_before_the_freeze_is_there_and_back_again(engine:
     let actions: Vec<_> = orders.iter().map(|o| (o.action.as_str(), o.cell.as_str())).collect();
     assert_eq!(actions, [("THAW", "cell-a"), ("FREEZE", "cell-a"), ("THAW", "cell-b")]);
     assert!(orders.iter().all(|order| order.migration == id && order.tenant == TENANT));
-    assert!(orders.iter().all(|order| order.number >= 1) && orders.is_sorted_by_key(|o| o.number));
+    let numbers: Vec<_> = orders.iter().map(|order| (order.number, order.order)).collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next) && numbers[0] >= (1, 1), "{numbers:?}");
 
     hook.resume("cell-b").await;
     applications.more(50).await;
@@ -129,7 +133,8 @@ async fn what_was_acknowledged_before_the_freeze_is_there_and_back_again(engine:
     }
 }
 
-/// A hook that answers before the freeze holds, as one does that attaches a policy: what is written until it holds is not lost.
+/// A hook that answers before the freeze holds, as one does that attaches a policy, and lets nobody write but where the tenant lives. What
+/// is written until it holds is not lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_freeze_is_probed_until_it_holds() {
     let engine = Embedded::temporary();
@@ -154,11 +159,18 @@ async fn a_freeze_is_probed_until_it_holds() {
     scene.moves = v1::migration_service_client::MigrationServiceClient::new(channel);
 
     // Refused before anybody was stopped, the probe would say that they are, always.
-    denying.deny.store(true, Ordering::SeqCst);
+    denying.deny(&["cell-a"]);
     let status = scene.start_with(asked(v1::MigrationWriters::Frozen)).await.unwrap_err();
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("several") || status.message().contains("listed"));
-    denying.deny.store(false, Ordering::SeqCst);
+    let (code, reason, _) = fault(&status);
+    assert_eq!((code, reason.as_str()), (Code::FailedPrecondition, "FREEZE_PROBE_REFUSED"));
+    assert_eq!(status.get_details_error_info().unwrap().metadata["cell_id"], "cell-a");
+    denying.deny(&["cell-b"]);
+    let lifting = denying.clone();
+    hook.on(move |order| match (order.action.as_str(), order.cell.as_str()) {
+        ("THAW", "cell-a") => lifting.deny(&["cell-b"]),
+        ("THAW", _) => lifting.deny(&["cell-a"]),
+        _ => {}
+    });
 
     let applications = Applications::start(&scene, &hook, TENANT).await;
     applications.more(100).await;
@@ -176,14 +188,71 @@ async fn a_freeze_is_probed_until_it_holds() {
     .await;
     applications.more(100).await;
     assert_eq!(scene.get(&id).await.state(), v1::MigrationState::Verifying);
+    // A probe that fails says nothing, and what AWS says of it is not for callers.
+    denying.fail(true);
+    let failed = "the probe of the freeze failed";
+    until("that it fails is told", async || scene.get(&id).await.trouble.contains(failed)).await;
+    let trouble = scene.get(&id).await.trouble;
+    assert!(!trouble.contains("arn:") && !trouble.contains("token"), "{trouble}");
+    denying.fail(false);
     // Now it holds.
     applications.pause().await;
-    denying.deny.store(true, Ordering::SeqCst);
-    let lifting = denying.clone();
-    hook.on_thaw(move || lifting.deny.store(false, Ordering::SeqCst));
+    denying.throttle(3);
+    denying.deny(&["cell-a", "cell-b"]);
     scene.until(&id, v1::MigrationState::Soaking).await;
     applications.stop().await.are_in(&scene, "cell-b").await;
-    assert!(denying.denied.load(Ordering::SeqCst) > 0);
+    assert!(denying.denied() > 0 && denying.throttled());
+    for table in applications::TABLES {
+        let left = scene.directory_items(table, "cell-a").await;
+        assert!(!left.iter().any(|key| key.contains("mark#")), "markers are left: {left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thaw_that_arrives_in_the_freeze_after_it_lets_nobody_write() {
+    let hook = Hook::start(Obeys::ThawsLate).await;
+    let mut scene = scene_with(embedded(), &hook, &["--migration-freeze-timeout=1s"]).await;
+    let applications = Applications::start(&scene, &hook, TENANT).await;
+    applications.more(100).await;
+    let id = scene.start_with(asked(v1::MigrationWriters::Frozen)).await.unwrap().migration_id;
+    scene.until(&id, v1::MigrationState::Soaking).await;
+    assert_eq!(hook.landed(), (1, 0));
+    // Repeated, it is the same order.
+    let orders = hook.orders();
+    let [first, again] = [&orders[0], &orders[1]];
+    assert_eq!([first.action.as_str(), again.action.as_str()], ["THAW"; 2]);
+    assert_eq!((first.number, first.order), (again.number, again.order));
+    until("they write in the target", async || hook.cell() == "cell-b").await;
+    applications.more(50).await;
+    applications.stop().await.are_in(&scene, "cell-b").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_over_from_a_worker_that_died_in_its_freeze_lifts_it_and_freezes_again() {
+    let hook = Hook::start(Obeys::FreezesMutely).await;
+    let more = ["--migration-freeze-timeout=1m"];
+    let mut scene = scene_with(embedded(), &hook, &more).await;
+    let applications = Applications::start(&scene, &hook, TENANT).await;
+    applications.more(100).await;
+    let id = scene.start_with(asked(v1::MigrationWriters::Frozen)).await.unwrap().migration_id;
+    until("they are frozen", async || hook.gate().read().await.is_none()).await;
+
+    let other = scene.world.join(&[&scene::FLAGS[..], &flags(&hook, &more)].concat()).await;
+    let channel = other.channel().await;
+    scene.moves = v1::migration_service_client::MigrationServiceClient::new(channel);
+    std::mem::replace(&mut scene.world.server, other).kill();
+    scene.until(&id, v1::MigrationState::Soaking).await;
+    until("they write in the target", async || hook.cell() == "cell-b").await;
+    applications.more(50).await;
+    applications.stop().await.are_in(&scene, "cell-b").await;
+
+    let orders = hook.orders();
+    let actions: Vec<_> = orders.iter().map(|o| (o.action.as_str(), o.cell.as_str())).collect();
+    let (thaw, freeze) = (("THAW", "cell-a"), ("FREEZE", "cell-a"));
+    assert_eq!(actions, [thaw, freeze, thaw, freeze, ("THAW", "cell-b")]);
+    let workers: Vec<_> = orders.iter().map(|order| order.number).collect();
+    assert!(workers[0] == workers[1] && workers[1] < workers[2], "{workers:?}");
+    assert_eq!(workers[2..], [workers[2]; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,6 +278,9 @@ async fn a_hook_that_refuses_or_hangs_stops_the_move_and_not_the_writers() {
 
         scene.cancel(&id).await;
         scene.until(&id, v1::MigrationState::Aborted).await;
+        // Of what was in a queue, nothing stops them any more.
+        let (late, done) = hook.land().await;
+        assert_eq!((late > 0, done), (obeys == Obeys::Silent, 0));
         applications.more(50).await;
         applications.stop().await.are_in(&scene, "cell-a").await;
         for table in applications::TABLES {

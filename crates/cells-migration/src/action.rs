@@ -7,7 +7,7 @@ use crate::transaction::Transaction;
 /// Milliseconds on the worker's own monotonic clock. No wall clock takes part.
 pub type Millis = u64;
 
-/// Longest wait between two fences: 60 seconds, or the pause budget where that is longer.
+/// Longest wait between two fences, or two freezes: 60 seconds, or the budget of what was in vain, where that is longer.
 pub const LONGEST_BACKOFF: Millis = 60_000;
 
 /// A position in a cell's items, as the store made it. Empty: the beginning.
@@ -38,7 +38,8 @@ pub struct Settings {
     /// Whether everything is compared once more under the fence, with the log drained. The pause grows with the tenant then.
     pub strict: bool,
     pub writers: Writers,
-    /// Longest time from the first answer to a freeze until the fence; after that such writers go on, and it counts as a fence in vain.
+    /// Longest time from the first answer to a freeze until the fence; after that such writers go on, and it counts as a fence in vain:
+    /// they have as long to themselves, twice as long, and so on, as after a fence.
     pub freeze_budget: Millis,
     /// How often in a row one worker fences and has to give up before it says [`Next::Park`]; 0 counts as 1.
     pub max_fences: u32,
@@ -93,8 +94,9 @@ pub enum Action {
     Follow { from: Side, fence: GuardCheck, position: Cursor, past: Option<Marker> },
     /// Leave this marker in the stream of `from`: [`Event::Marked`].
     Mark { from: Side, marker: Marker },
-    /// Stop the writers in `from` that know nothing of guards, and probe whether they are: [`Event::Frozen`]. Whoever stops them
-    /// heeds no number of the same migration that is lower than one that it heard, here and for [`Action::Thaw`].
+    /// Stop the writers in `from` that know nothing of guards, and probe whether they are: [`Event::Frozen`]. Whoever stops them is told
+    /// the worker's number and that of the order ([`crate::Orders`]), and heeds no lower ones of the same migration than it heard, here
+    /// and for [`Action::Thaw`].
     Freeze { from: Side, holder: Holder },
     /// Lift every freeze of this migration. The tenant lives in `live`, where those writers are to write: [`Event::Thawed`].
     Thaw { live: Side, holder: Holder },

@@ -32,6 +32,7 @@
 mod action;
 mod guard;
 mod machine;
+mod orders;
 mod record;
 mod transaction;
 
@@ -40,6 +41,7 @@ pub use action::{
 };
 pub use guard::{Guard, GuardCheck, GuardState, Holder, Side, WriteMode};
 pub use machine::Machine;
+pub use orders::Orders;
 pub use record::{Leg, MigrationId, Phase, Record, Wish};
 pub use transaction::{
     GuardChange, GuardEffect, Placement, PlacementCheck, RecordCheck, Transaction,

@@ -166,8 +166,11 @@ impl Machine {
     }
 
     fn backoff(&self) -> Millis {
-        let budget = self.settings.pause_budget;
         let Some(why) = self.vain else { return 0 };
+        let budget = match why {
+            Parked::NotFrozen { .. } => self.settings.freeze_budget,
+            Parked::LogNotDrained { .. } | Parked::NotCompared { .. } => self.settings.pause_budget,
+        };
         let doublings = why.fences().saturating_sub(1);
         let factor = 1_u64.checked_shl(doublings).unwrap_or(Millis::MAX);
         budget.saturating_mul(factor).min(LONGEST_BACKOFF.max(budget))

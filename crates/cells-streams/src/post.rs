@@ -1,5 +1,7 @@
 //! Posts to one address: HTTP/1.1, over TLS where the address says so, trusted by the system's certificates.
 
+use std::error::Error;
+use std::iter::successors;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +60,28 @@ impl Post {
         *request.headers_mut() = headers;
         let answer = timeout(patience, self.client.request(request)).await;
         let answer = answer.map_err(|_| "no answer in time".to_owned())?;
-        Ok(answer.map_err(|error| error.to_string())?.into_parts().0)
+        Ok(answer.map_err(|error| in_full(&error))?.into_parts().0)
+    }
+}
+
+/// An error and what caused it: of a client's, the first only says that something went wrong.
+fn in_full(error: &dyn Error) -> String {
+    let causes = successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn why_there_was_no_answer_is_told_down_to_its_cause() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let post = Post::new(&format!("http://{address}/")).unwrap();
+        let sent = post.send(HeaderMap::new(), Bytes::new(), Duration::from_secs(60)).await;
+        let why = sent.unwrap_err();
+        assert!(why.contains("Connection refused"), "{why}");
     }
 }

@@ -143,8 +143,18 @@ impl TablePosition {
         Self { stream, shards: listed.iter().map(place).collect() }
     }
 
-    /// Takes note of shards that came since.
+    /// Takes note of shards that came since, and none of those that are over and that the stream lists no more, but as parents of others.
     pub fn learn(&mut self, listed: &[Shard]) {
+        let ids: HashSet<&str> = listed.iter().map(|shard| shard.id.as_str()).collect();
+        let parents: HashSet<&str> =
+            listed.iter().flat_map(|shard| &shard.parents).map(ShardId::as_str).collect();
+        self.shards.retain(|id, place| match place.at {
+            _ if ids.contains(id.as_str()) => true,
+            At::Over => false,
+            // What comes after it is known.
+            At::End => !parents.contains(id.as_str()),
+            At::Begin | At::After(_) => true,
+        });
         for shard in listed {
             let new = Place { at: At::Begin, marker: None };
             self.shards.entry(shard.id.to_string()).or_insert(new);

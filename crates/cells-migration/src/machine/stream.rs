@@ -27,7 +27,7 @@ pub(super) struct Stream {
     freeze: Freeze,
     /// When the first answer to a freeze came.
     began: Millis,
-    /// Markers left under this number.
+    /// Markers that may have been left under this number.
     markers: u32,
 }
 
@@ -68,8 +68,16 @@ impl Stream {
         if from.worker != to.worker {
             (self.freeze, self.markers) = (Freeze::Unknown, 0);
         } else if !fences && self.freeze != Freeze::Off {
-            self.freeze = Freeze::Unknown;
+            self.ends(Freeze::Unknown);
         }
+    }
+
+    /// The freeze holds no more, for all that is known. A marker may be in the stream though nobody said so: the next one is another.
+    fn ends(&mut self, then: Freeze) -> Freeze {
+        if self.freeze == Freeze::Holds {
+            self.markers = self.markers.saturating_add(1);
+        }
+        std::mem::replace(&mut self.freeze, then)
     }
 
     pub(super) fn listens(&mut self, position: Cursor) {
@@ -212,7 +220,7 @@ impl Machine {
     }
 
     pub(super) fn thawed(&mut self, now: Millis) {
-        let was = std::mem::replace(&mut self.stream.freeze, Freeze::Off);
+        let was = self.stream.ends(Freeze::Off);
         let asked = !matches!(was, Freeze::Unknown | Freeze::Off);
         if asked && self.record.phase == Phase::Verifying && !self.record.paused {
             self.in_vain(|fences| Parked::NotFrozen { fences });

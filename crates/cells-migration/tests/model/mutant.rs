@@ -74,10 +74,12 @@ pub enum Mutant {
     PositionBeforeApply,
     /// A freeze is lifted by whoever asks for it.
     ThawOfAnyWorker,
+    /// Of what one worker orders, the hook does not ask what came later.
+    OrdersOfOneWorkerAlike,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::NoWaitForLeases,
         Self::DrainDuringCopy,
         Self::PositionBeforeFence,
@@ -110,6 +112,7 @@ impl Mutant {
         Self::FollowFromTheLatest,
         Self::PositionBeforeApply,
         Self::ThawOfAnyWorker,
+        Self::OrdersOfOneWorkerAlike,
     ];
 
     /// Enough for it to do harm.
@@ -144,7 +147,8 @@ impl Mutant {
             Self::AnyMarker => Bounds { overdue: 1, ..Bounds::PLAIN },
             Self::FollowFromTheLatest => Bounds { trims: 1, ..Bounds::PLAIN },
             Self::PositionBeforeApply => Bounds { takeovers: 1, ..Bounds::PLAIN },
-            Self::ThawOfAnyWorker => Bounds { unknowns: 1, ..Bounds::PLAIN },
+            Self::ThawOfAnyWorker => Bounds { takeovers: 1, ..Bounds::PLAIN },
+            Self::OrdersOfOneWorkerAlike => Bounds { unknowns: 1, ..Bounds::PLAIN },
             _ => Bounds::ONE_KEY,
         }
     }

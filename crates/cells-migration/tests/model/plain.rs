@@ -1,6 +1,6 @@
 //! A writer that reads no guards, the streams that tell of what it wrote, and the hook that stops it.
 
-use cells_migration::{Action, Cursor, Event, Holder, Marker, Record, Side, Transaction};
+use cells_migration::{Action, Cursor, Event, Marker, Orders, Record, Side, Transaction};
 
 use crate::Moves;
 use crate::mutant::Mutant;
@@ -24,8 +24,8 @@ pub struct Plain {
 /// Whoever is asked to stop it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Hook {
-    /// The highest number that it heard.
-    heard: u64,
+    /// The latest order that it heard: the worker's number, and its own.
+    heard: (u64, u64),
     asked: bool,
     /// No write of it lands.
     holds: bool,
@@ -38,9 +38,14 @@ enum Entry {
 }
 
 impl Hook {
-    fn heeds(&mut self, moves: &Moves, holder: Holder) -> bool {
-        let heeds = holder.worker >= self.heard || moves.mutant == Some(Mutant::ThawOfAnyWorker);
-        self.heard = self.heard.max(holder.worker);
+    /// Each order is done once, and none after a later one.
+    fn heeds(&mut self, moves: &Moves, order: (u64, u64)) -> bool {
+        let heeds = match moves.mutant {
+            Some(Mutant::ThawOfAnyWorker) => true,
+            Some(Mutant::OrdersOfOneWorkerAlike) => order.0 >= self.heard.0,
+            _ => order > self.heard,
+        };
+        self.heard = self.heard.max(order);
         heeds
     }
 }
@@ -103,30 +108,45 @@ impl State {
                 }
                 Event::Marked
             }
-            Action::Freeze { from, holder } => {
-                let heeds = plain.hook.heeds(moves, holder);
-                let first = heeds && !plain.hook.asked;
-                plain.hook.asked |= heeds;
-                if first && moves.mutant == Some(Mutant::MarkerBeforeTheFreeze) {
-                    let marker = Marker { holder, number: 1 };
-                    plain.streams[index(from)].push(Entry::Marker(marker));
-                }
-                let said = moves.mutant == Some(Mutant::FreezeUnconfirmed);
-                Event::Frozen { holds: heeds && plain.hook.holds || said }
-            }
-            Action::Thaw { live, holder } => {
-                if plain.hook.heeds(moves, holder) {
-                    (plain.hook.asked, plain.hook.holds) = (false, false);
-                    plain.at = index(live);
-                }
-                Event::Thawed
-            }
             Action::Follow { from, fence, position: at, past } => {
                 return self.follow(moves, record, (from, fence), &at, past);
             }
             _ => Event::Refused,
         };
         Call::Over(event)
+    }
+
+    /// Gives an order, and asks whether it is done.
+    pub fn order(&mut self, moves: &Moves, orders: &mut Orders, action: &Action) -> Event {
+        let freezes = matches!(action, Action::Freeze { .. });
+        if !(freezes && orders.stands(action)) {
+            let number = orders.give(action);
+            self.obey(moves, action, number);
+            orders.answered();
+        }
+        let said = moves.mutant == Some(Mutant::FreezeUnconfirmed);
+        match freezes {
+            true => Event::Frozen { holds: self.plain.hook.holds || said },
+            false => Event::Thawed,
+        }
+    }
+
+    /// An order is there.
+    pub fn obey(&mut self, moves: &Moves, action: &Action, number: u64) {
+        let Plain { hook, streams, at, .. } = &mut self.plain;
+        match *action {
+            Action::Freeze { from, holder } if hook.heeds(moves, (holder.worker, number)) => {
+                if !hook.asked && moves.mutant == Some(Mutant::MarkerBeforeTheFreeze) {
+                    streams[index(from)].push(Entry::Marker(Marker { holder, number: 1 }));
+                }
+                hook.asked = true;
+            }
+            Action::Thaw { live, holder } if hook.heeds(moves, (holder.worker, number)) => {
+                (hook.asked, hook.holds) = (false, false);
+                *at = index(live);
+            }
+            _ => {}
+        }
     }
 
     /// One entry at a time.

@@ -48,7 +48,9 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Late {
     Transaction(Transaction),
-    /// What is asked of the hook, or a marker.
+    /// What the hook is told, and its number.
+    Order(Action, u64),
+    /// A marker.
     Plain(Action),
     Write {
         side: Side,
@@ -218,6 +220,10 @@ impl State {
             Step::Land(at) => {
                 let _ = match self.late.remove(at) {
                     Late::Transaction(transaction) => self.transact(moves, &transaction),
+                    Late::Order(action, number) => {
+                        self.obey(moves, &action, number);
+                        Ok(())
+                    }
                     Late::Plain(action) => {
                         let record = self.record.clone();
                         self.mind_the_plain(moves, &record, action);

@@ -1,6 +1,8 @@
 //! A driver: does what the machine asks for, one call to the store at a time.
 
-use cells_migration::{Action, Event, GuardCheck, Machine, Next, Phase, Record, Side, Transaction};
+use cells_migration::{
+    Action, Event, GuardCheck, Machine, Next, Orders, Phase, Record, Side, Transaction,
+};
 
 use crate::Moves;
 use crate::bounds::{Bounds, KEYS};
@@ -14,6 +16,7 @@ const LATER: u64 = 1;
 pub struct Worker {
     pub machine: Machine,
     busy: Option<Busy>,
+    orders: Orders,
 }
 
 /// In the middle of an action.
@@ -65,7 +68,8 @@ pub enum Call {
 
 impl Worker {
     pub fn new(bounds: &Bounds, record: Record) -> Self {
-        Self { machine: Machine::new(bounds.settings(), record, 0), busy: None }
+        let machine = Machine::new(bounds.settings(), record, 0);
+        Self { machine, busy: None, orders: Orders::default() }
     }
 
     pub fn steps(&self, state: &State, moves: &Moves, at: usize, steps: &mut Vec<Step>) {
@@ -153,11 +157,13 @@ impl State {
             Step::Lose(_) => {
                 self.unknowns -= 1;
                 self.call(moves, &mut worker.clone(), 0);
+                let _ = worker.sent();
                 worker.lose(moves);
             }
             Step::Delay(_) => {
                 self.unknowns -= 1;
-                self.late.extend(worker.sent());
+                let sent = worker.sent();
+                self.late.extend(sent);
                 worker.lose(moves);
             }
             _ => {}
@@ -170,6 +176,9 @@ impl State {
         let call = match worker.busy.take() {
             Some(busy) => self.go_on(moves, log, busy),
             None => match worker.machine.next(now) {
+                Next::Do(action @ (Action::Freeze { .. } | Action::Thaw { .. })) => {
+                    Call::Over(self.order(moves, &mut worker.orders, &action))
+                }
                 Next::Do(action) => self.begin(moves, worker.machine.record(), action),
                 Next::WaitUntil(_) | Next::Pause | Next::Park(_) | Next::Leave => return,
             },
@@ -244,11 +253,7 @@ impl State {
                 Call::On(Busy::ReadTooEarly { from, fence, items: self.items[index(from)] })
             }
             Action::Drain { from, fence } => self.look_at_the_log(log, from, fence),
-            Action::Listen { .. }
-            | Action::Follow { .. }
-            | Action::Mark { .. }
-            | Action::Freeze { .. }
-            | Action::Thaw { .. } => self.mind_the_plain(moves, record, action),
+            _ => self.mind_the_plain(moves, record, action),
         }
     }
 
@@ -345,16 +350,23 @@ impl State {
 impl Worker {
     /// No answer came.
     fn lose(&mut self, moves: &Moves) {
-        self.busy = None;
-        let event = match moves.mutant {
-            Some(Mutant::GoOnAfterUnknown) => Event::Refused,
+        let event = match (self.busy.take(), self.machine.next(0)) {
+            // Not known to be frozen; everything else is asked for again.
+            (None, Next::Do(action @ Action::Freeze { .. })) => {
+                if self.orders.stands(&action) {
+                    self.orders.broke();
+                }
+                Event::Frozen { holds: false }
+            }
+            (None, Next::Do(Action::Thaw { .. } | Action::Mark { .. })) => return,
+            _ if moves.mutant == Some(Mutant::GoOnAfterUnknown) => Event::Refused,
             _ => Event::Unknown,
         };
         self.machine.on(event, 0);
     }
 
-    /// What it would send next and what may land later.
-    fn sent(&self) -> Option<Late> {
+    /// What it sends next and what may land later.
+    fn sent(&mut self) -> Option<Late> {
         match &self.busy {
             Some(Busy::Writing { side, fence, key, value, .. }) => {
                 Some(Late::Write { side: *side, fence: *fence, key: *key, value: *value })
@@ -369,9 +381,13 @@ impl Worker {
                 Next::Do(Action::Purge { from, fence, cursor }) => {
                     Some(Late::Write { side: from, fence, key: key(&cursor), value: 0 })
                 }
-                Next::Do(
-                    action @ (Action::Mark { .. } | Action::Freeze { .. } | Action::Thaw { .. }),
-                ) => Some(Late::Plain(action)),
+                // Only whether it holds is asked.
+                Next::Do(action @ Action::Freeze { .. }) if self.orders.stands(&action) => None,
+                Next::Do(action @ (Action::Freeze { .. } | Action::Thaw { .. })) => {
+                    let number = self.orders.give(&action);
+                    Some(Late::Order(action, number))
+                }
+                Next::Do(action @ Action::Mark { .. }) => Some(Late::Plain(action)),
                 _ => None,
             },
         }

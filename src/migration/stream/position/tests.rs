@@ -55,6 +55,22 @@ fn a_shard_that_came_later_is_read_after_its_parents() {
 }
 
 #[test]
+fn what_is_over_and_listed_no_more_is_forgotten_once_its_children_are_known() {
+    let before = [shard("old", &[], true), shard("a", &["old"], false)];
+    let mut position = TablePosition::listen("arn".to_owned(), &before);
+    position.reached(&ShardId::new("a"), At::End, None);
+    // Nobody has said what came of it.
+    position.learn(&[]);
+    assert_eq!(position.shards.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(position.without(MARKER, &[]), 1);
+    let later = [shard("b", &["a"], false)];
+    position.learn(&later);
+    assert_eq!(position.shards.keys().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(names(position.readable(&later)), ["b"]);
+    assert_eq!(position.without(MARKER, &later), 1);
+}
+
+#[test]
 fn a_marker_is_passed_when_it_is_before_the_position_in_every_open_shard() {
     let listed = [shard("a", &[], false), shard("b", &[], false)];
     let mut position = TablePosition::listen("arn".to_owned(), &listed);
