@@ -21,6 +21,7 @@ use super::steps::{self, Cells};
 use super::verify::Comparison;
 use super::{preflight, stream, trace};
 use crate::directory::{Error, Refused};
+use crate::domain::Placement;
 use crate::store::StoreError;
 
 /// What performs the actions of one migration.
@@ -206,7 +207,7 @@ impl Performer {
 
     async fn transact(&self, transaction: Transaction) -> Outcome {
         if (transaction.check.phase, transaction.record.phase) == (Phase::Planned, Phase::Logging) {
-            match self.obstacles().await {
+            match self.why_not().await {
                 Ok(None) => {}
                 Ok(Some(why)) => return self.give_up(why).await,
                 Err(error) => return Outcome::Failed(error),
@@ -233,10 +234,9 @@ impl Performer {
         }
     }
 
-    /// What stands in the way, looked at once more before anything is changed, with all items read.
-    async fn obstacles(&self) -> Result<Option<String>, StoreError> {
-        let tenant = &self.spec.tenant;
-        let placement = match self.shared.directory.placement(tenant).await {
+    /// Why it cannot be after all, if so: looked at once more before anything is changed, with all items read.
+    async fn why_not(&self) -> Result<Option<String>, StoreError> {
+        let placement = match self.shared.directory.placement(&self.spec.tenant).await {
             Ok(placement) if placement.cell == self.spec.source => placement,
             // A migration that has only been planned keeps nobody from deleting the tenant.
             Ok(_) | Err(Error::Refused(_)) => {
@@ -244,16 +244,22 @@ impl Performer {
             }
             Err(error) => return Err(as_store_error(error)),
         };
+        let why = self.obstacles(&placement).await?;
+        let why: Vec<_> = why.iter().map(ToString::to_string).collect();
+        Ok((!why.is_empty()).then(|| why.join("; ")))
+    }
+
+    async fn obstacles(&self, placement: &Placement) -> Result<Vec<Obstacle>, StoreError> {
         let registry = self.shared.directory.registry().await.map_err(as_store_error)?;
         let mut obstacles = preflight::still(&registry, &self.cells);
         if !obstacles.is_empty() {
             return Ok(obstacles);
         }
-        obstacles.extend(preflight::look(&self.cells, &placement).await?);
+        obstacles.extend(preflight::look(&self.cells, placement).await?);
         if self.outsiders.is_some() {
             obstacles.extend(preflight::streams(&self.cells).await?);
         }
-        let measured = preflight::measure(&self.cells, tenant).await?;
+        let measured = preflight::measure(&self.cells, &self.spec.tenant).await?;
         if measured.too_large > 0 {
             let (cell, items) = (self.spec.target.clone(), measured.too_large);
             obstacles.push(Obstacle::ItemsTooLarge { cell, items });
@@ -261,8 +267,7 @@ impl Performer {
         self.tell_progress(|progress| {
             (progress.items_estimated, progress.bytes_estimated) = (measured.items, measured.bytes);
         });
-        let why: Vec<_> = obstacles.iter().map(ToString::to_string).collect();
-        Ok((!why.is_empty()).then(|| why.join("; ")))
+        Ok(obstacles)
     }
 
     /// Ends a migration that cannot be, with nothing changed, and says why.
