@@ -1,7 +1,6 @@
 //! Posts to one address: HTTP/1.1, over TLS where the address says so, trusted by the system's certificates.
 
 use std::error::Error;
-use std::iter::successors;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,8 +65,12 @@ impl Post {
 
 /// An error and what caused it: of a client's, the first only says that something went wrong.
 fn in_full(error: &dyn Error) -> String {
-    let causes = successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+    let (mut told, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        told = format!("{told}: {error}");
+        cause = error.source();
+    }
+    told
 }
 
 #[cfg(test)]
