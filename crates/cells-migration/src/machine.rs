@@ -304,6 +304,9 @@ impl Machine {
     /// What an operator asks, now.
     fn heed(&mut self, record: &Record, now: Millis) {
         let Record { wish, paused, .. } = *record;
+        if self.record.paused && !paused {
+            self.stream.resumed();
+        }
         if self.record.paused && !paused && record.phase == Phase::Soaking {
             // There was no way back in the pause.
             self.since = now;

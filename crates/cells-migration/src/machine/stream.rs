@@ -80,6 +80,13 @@ impl Stream {
         std::mem::replace(&mut self.freeze, then)
     }
 
+    /// A thaw that the pause asked for may have been done, though nobody said so.
+    pub(super) fn resumed(&mut self) {
+        if self.freeze != Freeze::Off {
+            self.ends(Freeze::Unknown);
+        }
+    }
+
     pub(super) fn listens(&mut self, position: Cursor) {
         self.position = Some(position);
     }
