@@ -59,6 +59,9 @@ pub struct Hook {
     shared: Arc<Shared>,
 }
 
+/// What is done when an order comes.
+type Then = Box<dyn Fn(&Told) + Send>;
+
 struct Shared {
     obeys: Obeys,
     orders: Mutex<Vec<Told>>,
@@ -70,7 +73,7 @@ struct Shared {
     /// Where writers write; `None`: they are stopped. Each holds it while it writes.
     gate: RwLock<Option<String>>,
     cell: Mutex<String>,
-    on: Mutex<Option<Box<dyn Fn(&Told) + Send>>>,
+    on: Mutex<Option<Then>>,
 }
 
 impl Hook {
