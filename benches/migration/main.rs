@@ -83,14 +83,15 @@ pub fn item(tenant: &str, cell: &str, number: usize) -> Item {
     ])
 }
 
-/// Begins a move without a soak, and answers it when it is done, with the states that were seen and when they began.
+/// Begins a move with a short soak, and answers it when it is done, with the states that were seen and when they began.
 pub async fn moved(
     scene: &mut Scene,
     tenant: &str,
     to: &str,
 ) -> (v1::Migration, Vec<(v1::MigrationState, Duration)>) {
     let request = v1::StartMigrationRequest {
-        soak_duration: Some(prost_types::Duration::default()),
+        // What is removed after it would have writers wait for the engine.
+        soak_duration: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         pause_budget: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
         ..scene::request(tenant, to)
     };
