@@ -1,4 +1,5 @@
-//! Measures moves of tenants on DynamoDB Local, by the `celld` of this build.
+//! Measures moves of tenants on DynamoDB Local, by the `celld` of this build; pauses also on the embedded engine, which collects no garbage
+//! (`--embedded`).
 //!
 //! ```text
 //! cargo bench --bench migration -- pause  how long writers wait while a tenant moves, of 100 items and of 20,000
@@ -49,6 +50,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub struct Options {
     pub rounds: usize,
     pub items: usize,
+    pub embedded: bool,
 }
 
 fn main() {
@@ -60,7 +62,11 @@ fn main() {
             text.parse().unwrap_or_else(|_| panic!("{name} takes a number, not {text:?}"))
         })
     };
-    let options = Options { rounds: number("--rounds", 5), items: number("--items", 20_000) };
+    let options = Options {
+        rounds: number("--rounds", 5),
+        items: number("--items", 20_000),
+        embedded: arguments.iter().any(|argument| argument == "--embedded"),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     match arguments.first().map(String::as_str) {
         Some("pause") => runtime.block_on(pause::run(&options)),

@@ -1,5 +1,6 @@
 //! How long writers wait while a tenant moves, for a small tenant and a large one in turns.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
@@ -9,6 +10,7 @@ use futures::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use crate::dynamodb_local::DynamoDbLocal;
+use crate::embedded::Embedded;
 use crate::scene::Scene;
 use crate::world::Engine;
 use crate::{Options, item, moved, other, percentile};
@@ -31,7 +33,10 @@ struct Pauses {
 }
 
 pub async fn run(options: &Options) {
-    let engine = Engine::DynamoDbLocal(DynamoDbLocal::shared());
+    let engine = match options.embedded {
+        true => Engine::Embedded(Arc::new(Embedded::temporary())),
+        false => Engine::DynamoDbLocal(DynamoDbLocal::shared()),
+    };
     // An engine that is slow with indexes and streams would be measured with them.
     let mut scene = Scene::plain(engine).await;
     let tenants = [("small", FEW), ("large", options.items)];
