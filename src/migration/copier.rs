@@ -46,10 +46,12 @@ pub struct Done {
     pub next: Option<Cursor>,
 }
 
+/// Records of a log by shard.
+type Shards = Vec<(u8, Vec<LogRecord>)>;
+
 /// What one look at a log found, of which there may be more.
 pub struct Log {
-    /// Records by shard.
-    shards: Vec<(u8, Vec<LogRecord>)>,
+    shards: Shards,
     /// The keys that they name, each once.
     pub touched: Vec<Touched>,
 }
@@ -183,26 +185,28 @@ impl Copier<'_> {
 
     /// Looks at a cell's log without applying it.
     pub async fn pending(&self, from: Side) -> Result<Pending, StoreError> {
-        let cell = self.cells.of(from);
-        let shards = (0..self.spec.guard_shards)
-            .map(|shard| cell.log(self.migration, shard, PENDING_RECORDS));
-        let shards: Vec<_> =
-            stream::iter(shards).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
-        let all = shards.iter().all(|(_, more)| !more);
-        let records = shards.iter().flat_map(|(records, _)| records);
+        let (shards, all) = self.shards(from, PENDING_RECORDS).await?;
+        let records = shards.iter().flat_map(|(_, records)| records);
         Ok(Pending { keys: records.flat_map(|record| &record.touched).map(name).collect(), all })
     }
 
     /// Reads some of a cell's log. What it names is to be read after it, so that what it tells of is seen.
     pub async fn log(&self, from: Side) -> Result<Log, StoreError> {
-        let cell = self.cells.of(from);
-        let shards = (0..self.spec.guard_shards).map(|shard| async move {
-            let (records, _) = cell.log(self.migration, shard, LOG_RECORDS).await?;
-            Ok::<_, StoreError>((shard, records))
-        });
-        let shards: Vec<_> = stream::iter(shards).buffered(SIDE_BY_SIDE).try_collect().await?;
+        let (shards, _) = self.shards(from, LOG_RECORDS).await?;
         let touched = self.touched(&shards);
         Ok(Log { shards, touched })
+    }
+
+    /// The first records of each shard of a cell's log, so many at most, and whether those are all.
+    async fn shards(&self, from: Side, most: i32) -> Result<(Shards, bool), StoreError> {
+        let cell = self.cells.of(from);
+        let reads = (0..self.spec.guard_shards).map(|shard| async move {
+            let (records, more) = cell.log(self.migration, shard, most).await?;
+            Ok::<_, StoreError>(((shard, records), more))
+        });
+        let reads: Vec<_> = stream::iter(reads).buffered(SIDE_BY_SIDE).try_collect().await?;
+        let all = reads.iter().all(|(_, more)| !more);
+        Ok((reads.into_iter().map(|(shard, _)| shard).collect(), all))
     }
 
     /// Removes what was read of a log, after it was applied.
@@ -349,7 +353,7 @@ impl Copier<'_> {
 }
 
 /// What is the same for the same key.
-fn name(at: &Touched) -> (String, Vec<String>) {
+pub(super) fn name(at: &Touched) -> (String, Vec<String>) {
     // Maps have no order; a key has two attributes at most.
     let mut key: Vec<_> = at.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
     key.sort();

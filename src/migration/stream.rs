@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use self::position::{At, Position, TablePosition, marker_of};
 use super::access::CellAccess;
+use super::copier;
 use crate::store::StoreError;
 
 /// Shards that are read at the same time.
@@ -329,10 +330,7 @@ impl Sum {
         self.failed = self.failed.take().or(read.failed);
         for touched in read.touched {
             self.ours += 1;
-            // Maps have no order; a key has two attributes at most.
-            let mut key: Vec<_> = touched.key.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
-            key.sort();
-            if self.seen.insert((touched.table.clone(), key)) {
+            if self.seen.insert(copier::name(&touched)) {
                 self.touched.push(touched);
             }
         }

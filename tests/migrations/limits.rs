@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::PointInTimeRecoverySpecification;
 use cell_directory::proto::v1;
@@ -50,18 +49,9 @@ async fn everything(scene: &Scene) -> BTreeMap<String, BTreeMap<String, Item>> {
     all
 }
 
-/// The guard comes after the placement of a tenant that was pinned before the cells had one.
-async fn guarded(scene: &Scene) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while scene.records("cell-a").await.is_empty() {
-        assert!(Instant::now() < deadline, "no guard");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 async fn what_would_be_too_large_at_the_target_stays_where_it_is(mut scene: Scene) {
     scene.pin(TENANT, "cell-a").await;
-    guarded(&scene).await;
+    scene.guarded("cell-a", 1).await;
     // `cell-longer` has five letters more than `cell-a`.
     let (fits, too_large) = (item(LIMIT - 5), item(LIMIT - 4));
     scene.write("CustomerData", "cell-a", too_large).await;

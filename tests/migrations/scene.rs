@@ -140,6 +140,15 @@ impl Scene {
         records
     }
 
+    /// Waits until a cell has so many guards: they come after the placements of tenants that were pinned before the cell had any.
+    pub async fn guarded(&self, cell: &str, tenants: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.records(cell).await.len() < tenants {
+            assert!(Instant::now() < deadline, "a guard is missing");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Keys of what the directory keeps in a cell's table.
     pub async fn directory_items(&self, table: &str, cell: &str) -> Vec<String> {
         let (_, ours) = self.all(table, cell).await;

@@ -24,11 +24,7 @@ async fn room_for_one(tenants: &[(&str, usize)]) -> Scene {
             scene.write("CustomerData", "cell-a", item).await;
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while scene.records("cell-a").await.len() < tenants.len() {
-        assert!(Instant::now() < deadline, "a guard is missing");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    scene.guarded("cell-a", tenants.len()).await;
     scene
 }
 
